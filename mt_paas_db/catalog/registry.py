@@ -1,0 +1,194 @@
+"""The tenant registry: reads and writes of the control schema, on a connection that the caller brings.
+
+Nothing here begins or ends a transaction, and nothing decides: a write is what the lifecycle has decided.
+All but `resolve` needs the owner role.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from mt_paas_db.catalog.identifiers import SqlName, TenantId, TenantName
+from mt_paas_db.catalog.queries import query
+from mt_paas_db.catalog.values import (
+    CATALOG_VERSION,
+    Event,
+    Installation,
+    NameKind,
+    Placement,
+    Resolution,
+    Tenant,
+    TenantState,
+)
+from mt_paas_db.errors import CatalogMissingError, CatalogVersionError, NameReservedError, UnknownTenantError
+
+_FILE = "registry"
+_PAGE = 500
+
+# No schema, no function, no table; or no right to use them.
+_ABSENT = {"3F000": "the database has no tenant catalog", "42883": "the database has no tenant catalog",
+           "42P01": "the database has no tenant catalog", "42501": "this role may not read the tenant catalog"}
+
+
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE of a driver's error, or of the SQLAlchemy error around it."""
+    state = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def resolve(connection: Connection, name: TenantName, *, cluster: str) -> Resolution:
+    """Return where the tenant called `name` lives. One query, which the login role may send.
+
+    Raises:
+        UnknownTenantError: No tenant has this id or alias.
+        CatalogMissingError: There is no control schema, or the role may not use it.
+        CatalogVersionError: The catalog is more than one version away from this code.
+    """
+    try:
+        row = connection.execute(query(_FILE, "resolve"), {"name": name}).mappings().one()
+    except DBAPIError as error:
+        detail = _ABSENT.get(sqlstate_of(error) or "")
+        if detail is None:
+            raise
+        raise CatalogMissingError(cluster, detail) from error
+    check_version(row["catalog_version"], cluster=cluster)
+    if row["generation"] is None:
+        raise UnknownTenantError(name)
+    return Resolution(placement=Placement(**row), **row)
+
+
+def check_version(found: int, *, cluster: str) -> None:
+    """Raise `CatalogVersionError` unless this code works with a catalog of version `found`.
+
+    One version before and one after are allowed, so that code and catalog can be upgraded in any order
+    while both old and new processes run.
+    """
+    if abs(found - CATALOG_VERSION) > 1:
+        raise CatalogVersionError(cluster, found=found, expected=CATALOG_VERSION)
+
+
+def installation(connection: Connection, *, cluster: str) -> Installation:
+    """Return whose catalog this is. Raises `CatalogMissingError` and `CatalogVersionError`."""
+    try:
+        row = connection.execute(query(_FILE, "installation")).mappings().one_or_none()
+    except DBAPIError as error:
+        detail = _ABSENT.get(sqlstate_of(error) or "")
+        if detail is None:
+            raise
+        raise CatalogMissingError(cluster, detail) from error
+    if row is None:
+        raise CatalogMissingError(cluster)
+    check_version(row["catalog_version"], cluster=cluster)
+    return Installation(**row)
+
+
+def get(connection: Connection, name: TenantName, *, lock: bool = False) -> Tenant:
+    """Return the tenant with this id or alias; `lock` holds its row until the transaction ends.
+
+    Raises `UnknownTenantError`.
+    """
+    generation = connection.execute(
+        query(_FILE, "lock_tenant" if lock else "find_tenant"), {"name": name}
+    ).scalar_one_or_none()
+    if generation is None:
+        raise UnknownTenantError(name)
+    return next(iter(_page(connection, generation=generation)))
+
+
+def tenants(connection: Connection, *, state: TenantState | None = None) -> Iterator[Tenant]:
+    """Yield tenants in the order of their ids, read in pages of 500; memory stays flat."""
+    after = ""
+    while page := _page(connection, state=state, after=after):
+        yield from page
+        after = page[-1].tenant_id
+
+
+def _page(
+    connection: Connection, *, generation: int | None = None, state: TenantState | None = None, after: str = ""
+) -> list[Tenant]:
+    rows = connection.execute(
+        query(_FILE, "tenants"), {"generation": generation, "state": state, "after": after, "page_size": _PAGE}
+    ).mappings()
+    return [Tenant(placement=Placement(**row), **row) for row in rows]
+
+
+def claim(connection: Connection, name: TenantName | TenantId, generation: int, kind: NameKind) -> None:
+    """Give `name` to a tenant.
+
+    Raises `NameReservedError` where it belongs to another one, is a former id, or was released less than
+    twice the cache bound ago, while some process may still remember where it led.
+    """
+    values = {"name": name, "generation": generation, "kind": kind}
+    if connection.execute(query(_FILE, "claim_name"), values).scalar_one_or_none() is not None:
+        return
+    if kind is NameKind.ID and connection.execute(query(_FILE, "revive_id"), values).scalar_one_or_none() is not None:
+        return
+    holder = connection.execute(query(_FILE, "name_holder"), {"name": name}).mappings().one()
+    if holder["released_at"] is not None:
+        why = f"it was released at {holder['released_at']:%Y-%m-%d %H:%M:%S %Z} and is free from {holder['free_at']:%H:%M:%S %Z} on"
+    else:
+        what = {"id": "the id", "former_id": "a former id, kept for ever,", "alias": "an alias"}[holder["kind"]]
+        why = f"it is {what} of tenant {holder['tenant_id']!r}"
+    raise NameReservedError(name, why)
+
+
+def next_generation(connection: Connection) -> int:
+    """Draw a generation. Never drawn again, even if the transaction rolls back."""
+    return int(connection.execute(query(_FILE, "next_generation")).scalar_one())
+
+
+def insert_tenant(
+    connection: Connection, *, tenant_id: TenantId, generation: int, display_name: str, cell: str, sql_name: SqlName
+) -> None:
+    """Record a new tenant in state ``provisioning``. Raises SQLAlchemy's `IntegrityError` for a taken id."""
+    connection.execute(
+        query(_FILE, "insert_tenant"),
+        {
+            "generation": generation,
+            "tenant_id": tenant_id,
+            "display_name": display_name,
+            "state": TenantState.PROVISIONING,
+            "cell": cell,
+            "schema_name": sql_name,
+            "role_name": sql_name,
+        },
+    )
+
+
+def run(connection: Connection, name: str, /, **values: Any) -> bool:
+    """Execute a named write of ``sql/registry.sql``; return whether it touched a row."""
+    return connection.execute(query(_FILE, name), values).rowcount > 0
+
+
+def record(
+    connection: Connection,
+    *,
+    action: str,
+    tenant_id: str,
+    generation: int | None,
+    actor: str | None = None,
+    outcome: str = "done",
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Append a line to the lifecycle log, in the caller's transaction. `actor` defaults to the session's user."""
+    run(
+        connection,
+        "insert_event",
+        actor=actor,
+        action=action,
+        tenant_id=tenant_id,
+        generation=generation,
+        outcome=outcome,
+        detail=json.dumps(detail or {}, ensure_ascii=False),
+    )
+
+
+def events(connection: Connection, *, tenant_id: str | None = None, limit: int = 100) -> list[Event]:
+    """Return the newest lines of the lifecycle log, newest first."""
+    rows = connection.execute(query(_FILE, "events"), {"tenant_id": tenant_id, "page_size": limit}).mappings()
+    return [Event(**row) for row in rows]

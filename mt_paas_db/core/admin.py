@@ -1,0 +1,119 @@
+"""The admin's transactions: one connection, direct, as a role that may create roles.
+
+The admin acts as itself where roles are made, and as the owner role for everything that an installation
+owns, so that every object has the same owner whoever ran the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.sql import Literal
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.identifiers import InstallationRoles
+from mt_paas_db.catalog.queries import ddl, query
+from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.errors import MissingRightsError, ServerUnavailableError
+
+MINIMUM_VERSION = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Oneself:
+    """Who the admin DSN logs in as, and where. `version` is ``server_version_num``."""
+
+    name: str
+    rolsuper: bool
+    rolcreaterole: bool
+    database: str
+    version: int
+
+
+class AdminTransaction:
+    """An open transaction of the admin. `connection` acts as the admin, or inside `as_owner` as the owner."""
+
+    def __init__(self, connection: Connection, roles: InstallationRoles) -> None:
+        self.connection = connection
+        self.roles = roles
+        self.oneself = Oneself(**connection.execute(query("roles", "oneself")).mappings().one())
+
+    def run(self, name: str, /, **parts: str | Literal) -> None:
+        """Execute a statement of ``sql/roles.sql``."""
+        self.connection.exec_driver_sql(ddl("roles", name, **parts))
+
+    def ask(self, name: str, /, **values: Any) -> Any:
+        """Return the single value that a query of ``sql/roles.sql`` yields, or None."""
+        return self.connection.execute(query("roles", name), values).scalar_one_or_none()
+
+    @contextmanager
+    def as_owner(self) -> Iterator[Connection]:
+        """Act as the owner role for the block. An error leaves the role to the rollback that follows it."""
+        self.run("act_as", role=self.roles.owner)
+        yield self.connection
+        self.run("act_as_oneself")
+
+
+class Admin:
+    """Opens the admin's transactions on the home cluster. Holds no connection between them."""
+
+    def __init__(self, settings: Settings, credentials: CredentialProvider) -> None:
+        self.cluster = settings.home_cluster
+        self.roles = InstallationRoles(settings.installation)
+        self._timeout_s = settings.connect_timeout_s
+        self._credentials = credentials
+        self._engine: Engine | None = None
+
+    def _make_engine(self) -> Engine:
+        url = cluster_url(self._credentials, self.cluster, "admin")
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            connect_args={"connect_timeout": max(1, round(self._timeout_s)), "prepare_threshold": None},
+        )
+
+        @event.listens_for(engine, "do_connect")
+        def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.Error as error:
+                line = str(error).strip().splitlines()[0]
+                raise ServerUnavailableError(
+                    self.cluster, f"cannot connect with the admin DSN: {line}; check it and that the server runs"
+                ) from error
+
+        return engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[AdminTransaction]:
+        """Open a transaction; it commits when the block ends, and is rolled back whole after an error.
+
+        Raises:
+            ServerUnavailableError: No connection.
+            MissingRightsError: The server refused a statement for want of a right (42501).
+        """
+        if self._engine is None:
+            self._engine = self._make_engine()
+        try:
+            with self._engine.begin() as connection:
+                transaction = AdminTransaction(connection, self.roles)
+                transaction.run("admin_path")
+                if transaction.oneself.version < MINIMUM_VERSION * 10_000:
+                    raise MissingRightsError(
+                        self.cluster, f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this is {transaction.oneself.version // 10_000}"
+                    )
+                yield transaction
+        except DBAPIError as error:
+            if sqlstate_of(error) == "42501":
+                raise MissingRightsError(
+                    self.cluster,
+                    f"the admin's role lacks a right: {str(error.orig).strip().splitlines()[0]}; "
+                    "use an admin DSN of a superuser or of a role with CREATEROLE that ran `init`",
+                ) from error
+            raise

@@ -1,0 +1,111 @@
+"""Asyncio version of `TenantManager`'s verbs.
+
+The lifecycle is rare, transactional work on a connection of its own; each verb runs the blocking one in a
+worker thread, so that there is one implementation. Sessions need no twin: ``get_session`` serves both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mt_paas_db.catalog.values import Event, Installation, Tenant, TenantState
+from mt_paas_db.core.checks import Report
+from mt_paas_db.session.door import TenantSessionContext
+from mt_paas_db.session.pin import IsolationLevel
+
+if TYPE_CHECKING:
+    from mt_paas_db.core.manager import TenantManager
+
+
+class AsyncTenantManager:
+    """Asyncio version of `TenantManager`; reach it as ``manager.aio``."""
+
+    def __init__(self, manager: TenantManager) -> None:
+        self._manager = manager
+
+    def get_session(
+        self,
+        tenant_id: str,
+        *,
+        read_only: bool = False,
+        isolation_level: IsolationLevel | None = None,
+        statement_timeout_s: float | None = None,
+        expire_on_commit: bool = True,
+        commit: bool = True,
+    ) -> TenantSessionContext:
+        """The same as `TenantManager.get_session`."""
+        return self._manager.get_session(
+            tenant_id,
+            read_only=read_only,
+            isolation_level=isolation_level,
+            statement_timeout_s=statement_timeout_s,
+            expire_on_commit=expire_on_commit,
+            commit=commit,
+        )
+
+    async def close(self) -> None:
+        """Asyncio version of `TenantManager.close`, for the running event loop's pools."""
+        await self._manager._door.engines.aclose()
+
+    async def init(self) -> Installation:
+        """Asyncio version of `TenantManager.init`."""
+        return await asyncio.to_thread(self._manager.init)
+
+    async def readiness(self) -> Report:
+        """Asyncio version of `TenantManager.readiness`."""
+        return await asyncio.to_thread(self._manager.readiness)
+
+    async def doctor(self) -> Report:
+        """Asyncio version of `TenantManager.doctor`."""
+        return await asyncio.to_thread(self._manager.doctor)
+
+    async def create(
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        aliases: Sequence[str] = (),
+        actor: str | None = None,
+    ) -> Tenant:
+        """Asyncio version of `TenantManager.create`."""
+        return await asyncio.to_thread(
+            self._manager.create, tenant_id, display_name=display_name, aliases=aliases, actor=actor
+        )
+
+    async def get(self, tenant_id: str) -> Tenant:
+        """Asyncio version of `TenantManager.get`."""
+        return await asyncio.to_thread(self._manager.get, tenant_id)
+
+    async def list(self, *, state: TenantState | None = None) -> list[Tenant]:
+        """Asyncio version of `TenantManager.list`."""
+        return await asyncio.to_thread(self._manager.list, state=state)
+
+    async def events(self, tenant_id: str | None = None, *, limit: int = 100) -> Sequence[Event]:
+        """Asyncio version of `TenantManager.events`."""
+        return await asyncio.to_thread(self._manager.events, tenant_id, limit=limit)
+
+    async def suspend(self, tenant_id: str, *, reason: str = "other", actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.suspend`."""
+        return await asyncio.to_thread(self._manager.suspend, tenant_id, reason=reason, actor=actor)
+
+    async def resume(self, tenant_id: str, *, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.resume`."""
+        return await asyncio.to_thread(self._manager.resume, tenant_id, actor=actor)
+
+    async def rename(self, tenant_id: str, new_id: str, *, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.rename`."""
+        return await asyncio.to_thread(self._manager.rename, tenant_id, new_id, actor=actor)
+
+    async def add_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.add_alias`."""
+        return await asyncio.to_thread(self._manager.add_alias, tenant_id, alias, actor=actor)
+
+    async def release_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.release_alias`."""
+        return await asyncio.to_thread(self._manager.release_alias, tenant_id, alias, actor=actor)
+
+    async def delete(self, tenant_id: str, *, confirm: str | None, actor: str | None = None) -> None:
+        """Asyncio version of `TenantManager.delete`."""
+        await asyncio.to_thread(self._manager.delete, tenant_id, confirm=confirm, actor=actor)

@@ -1,0 +1,140 @@
+"""``init``: claim the installation's name, make its roles, create or upgrade its catalog.
+
+One transaction; a second run changes nothing, a killed one leaves nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import pq
+from psycopg.sql import Literal
+from sqlalchemy.exc import ProgrammingError
+
+from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.catalog.values import Installation
+from mt_paas_db.core.admin import Admin, AdminTransaction
+from mt_paas_db.core.models import Models
+from mt_paas_db.errors import ConfigurationError, InstallationTakenError
+from mt_paas_db.migrate.catalog import upgrade_catalog
+
+DEFAULT_CELL = "default"
+CACHE_BOUND_S = 60
+
+
+def initialize(admin: Admin, settings: Settings, credentials: CredentialProvider, models: Models | None) -> Installation:
+    """Create or upgrade the installation; return it as it is now.
+
+    Raises:
+        InstallationTakenError: The name, or this database, belongs to another installation.
+        ConfigurationError: The app DSN logs in as another role than ``<installation>_app``.
+        MissingRightsError, ServerUnavailableError: As `Admin.transaction` says.
+    """
+    app = cluster_url(credentials, admin.cluster, "app")
+    if app.username != admin.roles.login:
+        raise ConfigurationError(
+            f"the app DSN of cluster {admin.cluster!r} logs in as {app.username!r}; "
+            f"sessions of this installation use the role {admin.roles.login!r}"
+        )
+    with admin.transaction() as step:
+        _claim(step, admin.cluster, settings.installation)
+        _make_roles(step, app.password)
+        _close_database(step)
+        with step.as_owner() as connection:
+            upgrade_catalog(connection)
+            step.run("control_usage", login=step.roles.login)
+            step.run("control_resolve", login=step.roles.login)
+            _record_installation(step, settings)
+            for schema in settings.shared_schemas:
+                _share(step, schema, admin.cluster)
+            if models is not None:
+                models.create_shared(connection)
+            return registry.installation(connection, cluster=admin.cluster)
+
+
+def _claim(step: AdminTransaction, cluster: str, name: str) -> None:
+    owner = step.roles.owner
+    holder = step.ask("schema_owner", schema="mt_paas")
+    if holder is not None and holder != owner:
+        raise InstallationTakenError(
+            cluster,
+            f"database {step.oneself.database!r} holds the catalog of another installation, owned by {holder!r}; "
+            f"give {name!r} a database of its own",
+        )
+    if holder is None:
+        try:
+            with step.connection.begin_nested():
+                step.run("create_owner", owner=owner)
+        except ProgrammingError as error:
+            if sqlstate_of(error) != "42710":
+                raise
+            claimed_by = step.ask("role_comment", role=owner) or "a role that mt_paas_db did not make"
+            raise InstallationTakenError(
+                cluster,
+                f"the installation name {name!r} is taken on this server: role {owner!r} exists ({claimed_by}); "
+                "choose another name",
+            ) from error
+        description = f"mt_paas_db installation {name} in database {step.oneself.database}"
+        step.run("comment_owner", owner=owner, description=Literal(description))
+
+
+def _make_roles(step: AdminTransaction, password: Any) -> None:
+    roles = step.roles
+    if not step.ask("role_exists", role=roles.group):
+        step.run("create_group", group=roles.group)
+    if not step.ask("role_exists", role=roles.login):
+        step.run("create_login", login=roles.login)
+        if password is not None:
+            _set_password(step, str(password))
+    step.run("login_path", login=roles.login)
+    if not step.oneself.rolsuper:
+        step.run("admin_takes_role", role=roles.owner)
+
+
+def _set_password(step: AdminTransaction, password: str) -> None:
+    """Set the login's password as a SCRAM verifier made here, so that no log can show it in clear."""
+    driver: Any = step.connection.connection.driver_connection
+    pgconn: pq.abc.PGconn = driver.pgconn
+    login = step.roles.login
+    verifier = pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+    step.run("set_password", login=login, verifier=Literal(verifier))
+
+
+def _close_database(step: AdminTransaction) -> None:
+    database = step.oneself.database
+    step.run("close_database", database=database)
+    step.run("close_public")
+    step.run("login_connects", database=database, login=step.roles.login)
+    step.run("owner_creates", database=database, owner=step.roles.owner)
+    step.run("owner_functions", owner=step.roles.owner)
+    step.run("create_control_schema", owner=step.roles.owner)
+
+
+def _record_installation(step: AdminTransaction, settings: Settings) -> None:
+    connection = step.connection
+    registry.run(
+        connection,
+        "insert_installation",
+        name=settings.installation,
+        opaque_names=settings.opaque_names,
+        shared_schemas=list(settings.shared_schemas),
+        cache_bound_s=CACHE_BOUND_S,
+    )
+    for cluster in {settings.home_cluster, *settings.clusters}:
+        registry.run(connection, "upsert_cluster", name=cluster, credentials=cluster)
+    registry.run(
+        connection, "insert_cell", name=DEFAULT_CELL, cluster=settings.home_cluster, login_role=step.roles.login
+    )
+
+
+def _share(step: AdminTransaction, schema: str, cluster: str) -> None:
+    roles = step.roles
+    holder = step.ask("schema_owner", schema=schema)
+    if holder not in (None, roles.owner):
+        raise InstallationTakenError(cluster, f"shared schema {schema!r} exists and belongs to {holder!r}")
+    step.run("create_shared_schema", schema=schema, owner=roles.owner)
+    step.run("shared_usage", schema=schema, group=roles.group)
+    step.run("shared_defaults", schema=schema, owner=roles.owner, group=roles.group)

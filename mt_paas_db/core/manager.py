@@ -1,0 +1,173 @@
+"""`TenantManager`: one service's tenants, from sessions to lifecycle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mt_paas_db.catalog.credentials import CredentialProvider, settings_credentials
+from mt_paas_db.catalog.settings import Settings, load_settings
+from mt_paas_db.catalog.values import Event, Installation, Tenant, TenantState
+from mt_paas_db.core.admin import Admin
+from mt_paas_db.core.checks import Report
+from mt_paas_db.core.doctor import examine, readiness
+from mt_paas_db.core.install import initialize
+from mt_paas_db.core.lifecycle import Lifecycle
+from mt_paas_db.core.models import Models, load_models, metadata_of
+from mt_paas_db.session.door import Door, TenantSessionContext
+from mt_paas_db.session.pin import IsolationLevel
+
+if TYPE_CHECKING:
+    from mt_paas_db.core.aio import AsyncTenantManager
+
+
+class TenantManager:
+    """The tenants of one installation. Safe for threads; one per process is enough.
+
+    Nothing is sent when it is made. Its methods are blocking; `aio` carries the same names for asyncio;
+    `get_session` serves both.
+
+    Args:
+        settings: Where the servers are; read from ``MT_PAAS_DB_*`` in the environment where left out.
+        models: The service's `MetaData` or declarative base: what a new tenant gets. Needed by `create`.
+        credentials: Turns a cluster's credentials entry into a DSN; answers from `settings` where left out.
+
+    Raises:
+        ConfigurationError: The settings are faulty, or the models name undeclared schemas.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, models: Any = None, credentials: CredentialProvider | None = None
+    ) -> None:
+        self.settings = settings if settings is not None else load_settings()
+        self._credentials = credentials or settings_credentials(self.settings)
+        if models is None and self.settings.models is not None:
+            models = load_models(self.settings.models)
+        self._models = (
+            Models(metadata_of(models), shared_schemas=self.settings.shared_schemas) if models is not None else None
+        )
+        self._admin = Admin(self.settings, self._credentials)
+        self._lifecycle = Lifecycle(self._admin, self.settings, self._models)
+        self._door = Door(self.settings, self._credentials)
+
+    @cached_property
+    def aio(self) -> AsyncTenantManager:
+        """The same verbs for asyncio."""
+        from mt_paas_db.core.aio import AsyncTenantManager
+
+        return AsyncTenantManager(self)
+
+    # -- sessions
+
+    def get_session(
+        self,
+        tenant_id: str,
+        *,
+        read_only: bool = False,
+        isolation_level: IsolationLevel | None = None,
+        statement_timeout_s: float | None = None,
+        expire_on_commit: bool = True,
+        commit: bool = True,
+    ) -> TenantSessionContext:
+        """Return the door to a tenant: ``with`` gives a `Session`, ``async with`` an `AsyncSession`.
+
+        One transaction: committed when the block ends, rolled back when it raises. The session may commit
+        and roll back by itself in between; each transaction that follows is pinned again.
+
+        Args:
+            tenant_id: The tenant's id, or an alias of it.
+            read_only: Begin READ ONLY: the server refuses writes.
+            isolation_level: READ COMMITTED, REPEATABLE READ or SERIALIZABLE; the server's default where left out.
+            statement_timeout_s: Seconds that one statement may run.
+            expire_on_commit: As in SQLAlchemy, for the session's own commits; the last one expires nothing.
+            commit: False rolls back what was not committed when the block ends.
+
+        Raises:
+            InvalidIdentifierError, ConfigurationError: At once, for bad arguments.
+            UnknownTenantError, TenantSuspendedError, TenantNotReadyError: On entering, or (suspended since)
+                at the next transaction.
+            TenantMismatchError: Another tenant is in force in this task.
+            SchemaMissingError, PlacementChangedError: At the transaction's first statement.
+            ServerUnavailableError, CatalogMissingError, CatalogVersionError: The server or its catalog.
+        """
+        return TenantSessionContext(
+            self._door,
+            tenant_id,
+            read_only=read_only,
+            isolation_level=isolation_level,
+            statement_timeout_s=statement_timeout_s,
+            expire_on_commit=expire_on_commit,
+            commit=commit,
+        )
+
+    def close(self) -> None:
+        """Close the pools' idle connections. The manager stays usable, and opens new ones when needed."""
+        self._door.engines.close()
+
+    # -- installation and health
+
+    def init(self) -> Installation:
+        """Create or upgrade this installation's roles and catalog; a second run changes nothing. Commits.
+
+        Raises `InstallationTakenError`, `MissingRightsError`, `ServerUnavailableError`, `ConfigurationError`.
+        """
+        return initialize(self._admin, self.settings, self._credentials, self._models)
+
+    def readiness(self) -> Report:
+        """Return whether sessions can be served now, as a report of a few quick checks. Never raises."""
+        return readiness(self._door, self.settings)
+
+    def doctor(self) -> Report:
+        """Return what is wrong with the server, its roles, rights and pooler, and what mends it. Never raises
+        for what a check finds, nor for a server that is down."""
+        return examine(self._door, self._admin, self.settings, self._credentials)
+
+    # -- lifecycle
+
+    def create(
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        aliases: Sequence[str] = (),
+        actor: str | None = None,
+    ) -> Tenant:
+        """See `Lifecycle.create`."""
+        return self._lifecycle.create(tenant_id, display_name=display_name, aliases=aliases, actor=actor)
+
+    def get(self, tenant_id: str) -> Tenant:
+        """See `Lifecycle.get`."""
+        return self._lifecycle.get(tenant_id)
+
+    def list(self, *, state: TenantState | None = None) -> list[Tenant]:
+        """See `Lifecycle.tenants`."""
+        return self._lifecycle.tenants(state=state)
+
+    def events(self, tenant_id: str | None = None, *, limit: int = 100) -> Sequence[Event]:
+        """See `Lifecycle.events`."""
+        return self._lifecycle.events(tenant_id, limit=limit)
+
+    def suspend(self, tenant_id: str, *, reason: str = "other", actor: str | None = None) -> Tenant:
+        """See `Lifecycle.suspend`."""
+        return self._lifecycle.suspend(tenant_id, reason=reason, actor=actor)
+
+    def resume(self, tenant_id: str, *, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.resume`."""
+        return self._lifecycle.resume(tenant_id, actor=actor)
+
+    def rename(self, tenant_id: str, new_id: str, *, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.rename`."""
+        return self._lifecycle.rename(tenant_id, new_id, actor=actor)
+
+    def add_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.add_alias`."""
+        return self._lifecycle.add_alias(tenant_id, alias, actor=actor)
+
+    def release_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.release_alias`."""
+        return self._lifecycle.release_alias(tenant_id, alias, actor=actor)
+
+    def delete(self, tenant_id: str, *, confirm: str | None, actor: str | None = None) -> None:
+        """See `Lifecycle.delete`."""
+        self._lifecycle.delete(tenant_id, confirm=confirm, actor=actor)

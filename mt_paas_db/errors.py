@@ -1,0 +1,273 @@
+"""Every error that the library raises of its own.
+
+::
+
+    TenancyError
+    ├── ConfigurationError              settings, DSNs or calls that cannot work; nothing was sent
+    │   ├── AutocommitError             a tenant session outside a transaction was asked for
+    │   └── MissingExtraError           an optional package is not installed
+    ├── InvalidIdentifierError          (also a ValueError) an id, alias or installation name is malformed
+    ├── ServerError            .cluster
+    │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
+    │   ├── MissingRightsError          the admin's role may not do what the step needs
+    │   ├── CatalogMissingError         the database has no control schema: run ``init``
+    │   ├── CatalogVersionError         .found .expected: code and catalog are too far apart
+    │   ├── InstallationTakenError      the installation's name is used by another database
+    │   └── PoolerError                 the pooler cannot carry tenant sessions
+    ├── TenantError            .tenant_id
+    │   ├── UnknownTenantError
+    │   ├── TenantExistsError
+    │   ├── NameReservedError           .name: an id or alias that may not be claimed (yet)
+    │   ├── TenantUnavailableError .state .reason
+    │   │   ├── TenantSuspendedError
+    │   │   └── TenantNotReadyError     provisioning, maintenance, archived or deleting
+    │   ├── IllegalTransitionError .state .action
+    │   ├── ConfirmationError           the id was not typed again for a destructive step
+    │   ├── ProvisioningError           the models' DDL failed; the tenant was not created
+    │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
+    │   └── PlacementChangedError       the tenant moved meanwhile: begin a new transaction
+    └── ContextError                    code and tenant disagree; the statement was not sent
+        ├── NoTenantError               no tenant is in force
+        ├── TenantMismatchError .expected .found
+        └── ContextLostError            the session's own SQL ended the pinned transaction
+
+The message says which tenant, what happened and what to do next; the facts stand beside it as
+attributes. Errors can be pickled, so they cross process borders whole. Errors of the driver and of
+SQLAlchemy pass through untouched unless something more can be said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _rebuild(cls: type[TenancyError], args: tuple[Any, ...], facts: dict[str, Any]) -> TenancyError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+class TenancyError(Exception):
+    """Base of all errors of this library."""
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+class ConfigurationError(TenancyError):
+    """Settings, a DSN or a call that cannot work; raised before anything is sent to a server."""
+
+
+class AutocommitError(ConfigurationError):
+    """A tenant session was asked to run outside a transaction, where no pin can hold."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a tenant session cannot run in AUTOCOMMIT: the tenant is pinned to a transaction. "
+            "Leave isolation_level alone, or choose READ COMMITTED, REPEATABLE READ or SERIALIZABLE"
+        )
+
+
+class MissingExtraError(ConfigurationError):
+    """An optional package is not installed. ``extra`` is the name to install."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional package: pip install 'mt_paas_db[{extra}]'")
+        self.extra = extra
+
+
+class InvalidIdentifierError(TenancyError, ValueError):
+    """A tenant id, alias or installation name is malformed. ``value`` is what was given."""
+
+    def __init__(self, kind: str, value: object, reason: str) -> None:
+        super().__init__(f"{value!r} is not a valid {kind}: {reason}")
+        self.kind = kind
+        self.value = value
+        self.reason = reason
+
+
+class ServerError(TenancyError):
+    """A server, or its catalog, is not fit for the request. ``cluster`` names the settings entry."""
+
+    def __init__(self, cluster: str, message: str) -> None:
+        super().__init__(f"cluster {cluster!r}: {message}")
+        self.cluster = cluster
+
+
+class ServerUnavailableError(ServerError):
+    """No connection could be made: wrong DSN, server down, or password refused."""
+
+
+class MissingRightsError(ServerError):
+    """The admin's role lacks a right that the step needs; nothing was changed."""
+
+
+class CatalogMissingError(ServerError):
+    """The database has no control schema, or the login role may not use it."""
+
+    def __init__(self, cluster: str, detail: str = "the database has no tenant catalog") -> None:
+        super().__init__(cluster, f"{detail}; run `mt-paas-db init` with the admin DSN of this database")
+
+
+class CatalogVersionError(ServerError):
+    """Code and catalog are more than one version apart."""
+
+    def __init__(self, cluster: str, *, found: int, expected: int) -> None:
+        remedy = (
+            "upgrade the catalog with `mt-paas-db init`"
+            if found < expected
+            else "install a newer mt_paas_db in this service"
+        )
+        super().__init__(
+            cluster,
+            f"the catalog is at version {found}, this code is for version {expected} "
+            f"and works with {expected - 1} to {expected + 1}; {remedy}",
+        )
+        self.found = found
+        self.expected = expected
+
+
+class InstallationTakenError(ServerError):
+    """The installation's name, or its database, belongs to another installation."""
+
+
+class PoolerError(ServerError):
+    """The pooler in front of the server cannot carry tenant sessions."""
+
+
+class TenantError(TenancyError):
+    """Something about one tenant. ``tenant_id`` is the id or alias that was asked for."""
+
+    def __init__(self, tenant_id: str, message: str) -> None:
+        super().__init__(f"tenant {tenant_id!r}: {message}")
+        self.tenant_id = tenant_id
+
+
+class UnknownTenantError(TenantError):
+    """No tenant has this id or alias."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            tenant_id, "no tenant has this id or alias; `mt-paas-db tenant list` shows those there are"
+        )
+
+
+class TenantExistsError(TenantError):
+    """A tenant with this id exists; nothing was changed."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            tenant_id, "exists already; choose another id, or use `mt-paas-db tenant show` to look at it"
+        )
+
+
+class NameReservedError(TenantError):
+    """An id or alias may not be claimed: it belongs to another tenant, or was released too recently."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, f"this name cannot be claimed: {why}")
+        self.name = name
+
+
+class TenantUnavailableError(TenantError):
+    """The tenant exists but takes no sessions now. ``state`` and ``reason`` come from the catalog."""
+
+    def __init__(self, tenant_id: str, *, state: str, reason: str | None = None) -> None:
+        because = f" (reason: {reason})" if reason else ""
+        super().__init__(tenant_id, f"is {state}{because} and takes no sessions; {self._remedy(state)}")
+        self.state = state
+        self.reason = reason
+
+    @staticmethod
+    def _remedy(state: str) -> str:
+        return {
+            "suspended": "`mt-paas-db tenant resume` gives it back",
+            "provisioning": "wait for its creation, or run `mt-paas-db tenant create` again to complete it",
+            "maintenance": "try again when the maintenance is over",
+            "archived": "restore it first",
+            "deleting": "it is being deleted",
+        }.get(state, "look at it with `mt-paas-db tenant show`")
+
+
+class TenantSuspendedError(TenantUnavailableError):
+    """The tenant is suspended; the server refuses its role."""
+
+
+class TenantNotReadyError(TenantUnavailableError):
+    """The tenant is provisioning, in maintenance, archived or being deleted."""
+
+
+class IllegalTransitionError(TenantError):
+    """The lifecycle has no such step from the tenant's present state; nothing was changed."""
+
+    def __init__(self, tenant_id: str, *, state: str, action: str, allowed_from: tuple[str, ...]) -> None:
+        super().__init__(
+            tenant_id, f"cannot {action} a tenant that is {state}; it must be {' or '.join(allowed_from)}"
+        )
+        self.state = state
+        self.action = action
+        self.allowed_from = allowed_from
+
+
+class ConfirmationError(TenantError):
+    """A destructive step was not confirmed by the tenant's id typed again; nothing was changed."""
+
+    def __init__(self, tenant_id: str, typed: str | None) -> None:
+        super().__init__(tenant_id, f"to confirm, repeat the id exactly; got {typed!r}")
+        self.typed = typed
+
+
+class ProvisioningError(TenantError):
+    """The models' DDL failed; the whole creation was rolled back."""
+
+
+class SchemaMissingError(TenantError):
+    """The catalog knows the tenant, but its schema or the rights on it are gone from the database."""
+
+    def __init__(self, tenant_id: str, schema: str, detail: str) -> None:
+        super().__init__(
+            tenant_id, f"{detail} (schema {schema!r}); `mt-paas-db doctor` says what is missing and how to mend it"
+        )
+        self.schema = schema
+
+
+class PlacementChangedError(TenantError):
+    """The tenant moved to another server while this session was open."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(tenant_id, "moved to another server meanwhile; begin a new transaction")
+
+
+class ContextError(TenancyError):
+    """Code and tenant disagree; the statement was not sent."""
+
+
+class NoTenantError(ContextError):
+    """No tenant is in force where one is needed; there is no default tenant."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where}: no tenant is in force. Use `with tenant_session(tenant_id) as session:`, "
+            "or enter `tenant_context(tenant_id)` first"
+        )
+
+
+class TenantMismatchError(ContextError):
+    """Something of one tenant met something of another."""
+
+    def __init__(self, what: str, *, expected: str, found: str) -> None:
+        super().__init__(f"{what}: belongs to tenant {found!r}, but {expected!r} is in force; nothing was sent")
+        self.expected = expected
+        self.found = found
+
+
+class ContextLostError(ContextError):
+    """The transaction that carried the pin is over, by the caller's own SQL or a failed begin."""
+
+    def __init__(self, tenant_id: str, detail: str) -> None:
+        super().__init__(
+            f"tenant {tenant_id!r}: {detail}; the statement was not sent. "
+            "Use session.commit() and session.rollback(), never COMMIT or ROLLBACK as SQL text"
+        )
+        self.tenant_id = tenant_id

@@ -1,0 +1,1 @@
+"""Migrations. The only package that imports Alembic."""

@@ -1,0 +1,79 @@
+"""asyncpg.
+
+SQLAlchemy prepares every statement on asyncpg and keeps the result by its text, so a miss costs a round
+trip. Most statements touch only built-in types and may be shared by all tenants of a connection: the
+server plans them anew when the path changes. Those that touch a type of the tenant's own schema (an enum,
+a domain, a composite) would meet another tenant's type; they are kept apart by schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import LRUCache, await_only
+
+from mt_paas_db.session.dialects.pinning import Pinning
+from mt_paas_db.session.pin import Pin
+
+# Objects that initdb makes have lower OIDs (FirstNormalObjectId in PostgreSQL's access/transam.h).
+_FIRST_USER_OID = 16384
+
+
+class TenantStatementCache:
+    """SQLAlchemy's prepared statements of one asyncpg connection; entries over user types belong to a schema."""
+
+    def __init__(self, size: int) -> None:
+        self.schema = ""
+        self._entries: LRUCache[Any, Any] = LRUCache(size)
+
+    def __contains__(self, operation: str) -> bool:
+        return operation in self._entries or (self.schema, operation) in self._entries
+
+    def __getitem__(self, operation: str) -> Any:
+        own = (self.schema, operation)
+        return self._entries[own] if own in self._entries else self._entries[operation]
+
+    def __setitem__(self, operation: str, entry: Any) -> None:
+        statement = entry[0]
+        own = any(type_.oid >= _FIRST_USER_OID for type_ in statement.get_parameters()) or any(
+            attribute.type.oid >= _FIRST_USER_OID for attribute in statement.get_attributes()
+        )
+        self._entries[(self.schema, operation) if own else operation] = entry
+
+
+class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
+    """asyncpg behind SQLAlchemy's greenlet bridge."""
+
+    supports_statement_cache = True
+
+    def on_connect(self) -> Callable[[Any], None]:
+        inherited = super().on_connect()
+
+        def connect(connection: Any) -> None:
+            if inherited is not None:
+                inherited(connection)
+            # The adapter begins a transaction of its own at the first statement, unless it is in autocommit.
+            connection.autocommit = True
+            if connection._prepared_statement_cache is not None:
+                connection._prepared_statement_cache = TenantStatementCache(connection._prepared_statement_cache.capacity)
+
+        return connect
+
+    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
+        driver: Any = dbapi_connection.driver_connection
+        return not driver.is_closed() and bool(driver.is_in_transaction())
+
+    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
+        adapter: Any = dbapi_connection.dbapi_connection
+        if adapter._prepared_statement_cache is not None:
+            adapter._prepared_statement_cache.schema = pin.schema
+
+    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+        adapter: Any = dbapi_connection.dbapi_connection
+        try:
+            await_only(adapter.driver_connection.execute(message.decode()))
+        except Exception as error:
+            adapter._handle_exception(error)

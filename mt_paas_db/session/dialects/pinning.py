@@ -1,0 +1,136 @@
+"""What the pinned dialects share: when a message is sent, and what the connection then carries.
+
+The driver is in its autocommit mode, in which it sends no BEGIN of its own; the dialect's
+begin, commit and rollback send ours. They run inside SQLAlchemy's own begin, commit and rollback, so that
+its error handling (disconnects, cancelled tasks, invalidation) applies to them as to any statement.
+
+SQLAlchemy gives the dialect no Connection at begin. The engine's ``begin`` event, which has one, leaves
+the wanted pin in the pool's record of the DBAPI connection just before (`want`), and the dialect takes it
+from there. Without it nothing begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import PoolProxiedConnection
+
+from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
+from mt_paas_db.session.pin import COMMIT, LEVELS, ROLLBACK, Pin
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql.base import PGDialect
+
+    _Base = PGDialect
+else:
+    _Base = object
+
+# SQLSTATEs with which a server refuses a pin: the membership was revoked (suspended), the role or the
+# schema is gone (deleted, or created anew), the role may not use the schema.
+REFUSALS = frozenset({"42501", "22023", "3F000", "22012"})
+
+Refused = Callable[[Pin, str], TenantError]
+"""Called when the server refuses a pin, with it and the SQLSTATE: returns the error that says why."""
+
+_INFO_KEY = "mt_paas_db"
+
+
+@dataclass(slots=True)
+class PinState:
+    """What one DBAPI connection carries, as far as the client knows.
+
+    Attributes:
+        wanted: The pin that the coming begin shall send; taken by it.
+        level: The isolation level of that begin, where it differs from the pin's.
+        refused: Whom to ask when the server refuses the pin.
+        pinned: The pin of the open transaction; None between transactions.
+        scrubbed: Whether our own COMMIT or ROLLBACK was the last thing sent.
+    """
+
+    wanted: Pin | None = None
+    level: str | None = None
+    refused: Refused | None = None
+    pinned: Pin | None = None
+    scrubbed: bool = False
+
+
+def pin_state(connection: PoolProxiedConnection) -> PinState:
+    """Return the state of a pooled connection; a fresh one where the pool keeps none (its first probe)."""
+    try:
+        info = connection.info
+    except (NotImplementedError, AttributeError):
+        return PinState()
+    state = info.get(_INFO_KEY)
+    if not isinstance(state, PinState):
+        state = info[_INFO_KEY] = PinState()
+    return state
+
+
+class Pinning(_Base):
+    """Mixin for a dialect class; the two methods at the end are the driver's part."""
+
+    def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
+        state = pin_state(dbapi_connection)
+        pin, state.wanted = state.wanted, None
+        state.pinned, state.scrubbed = None, False
+        if pin is None:
+            raise NoTenantError("a transaction on an engine of tenants")
+        self._enter(dbapi_connection, pin)
+        try:
+            self._send(dbapi_connection, pin.begin_message(state.level))
+        except self.loaded_dbapi.Error as error:
+            sqlstate = _sqlstate(error)
+            if sqlstate not in REFUSALS or state.refused is None:
+                raise
+            # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
+            self._send(dbapi_connection, ROLLBACK)
+            state.scrubbed = True
+            raise state.refused(pin, sqlstate) from error
+        state.pinned = pin
+
+    def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
+        self._end(dbapi_connection, COMMIT)
+
+    def do_rollback(self, dbapi_connection: PoolProxiedConnection) -> None:
+        self._end(dbapi_connection, ROLLBACK)
+
+    def _end(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+        state = pin_state(dbapi_connection)
+        if state.scrubbed and not self.in_transaction(dbapi_connection):
+            return  # the pool's reset after our own commit
+        state.pinned = None
+        self._send(dbapi_connection, message)
+        state.scrubbed = True
+
+    def set_isolation_level(self, dbapi_connection: DBAPIConnection, level: Any) -> None:
+        """Refuse AUTOCOMMIT; other levels travel with BEGIN, which reads them from the execution options."""
+        if level == "AUTOCOMMIT":
+            raise AutocommitError
+        if level not in LEVELS:
+            raise ConfigurationError(f"isolation_level {level!r} cannot be used; choose one of {sorted(LEVELS)}")
+
+    def reset_isolation_level(self, dbapi_connection: DBAPIConnection) -> None:
+        """Nothing to reset: the level never outlives its transaction."""
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        raise ConfigurationError("two-phase transactions cannot carry a tenant's pin; use an ordinary one")
+
+    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
+        """Whether the driver knows itself inside a transaction, as of the server's last answer."""
+        raise NotImplementedError
+
+    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
+        """Tell the connection's statement cache whose transaction comes."""
+        raise NotImplementedError
+
+    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+        """Send `message` in the simple protocol and wait; raise the DBAPI's error for the server's."""
+        raise NotImplementedError
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    state = getattr(error, "sqlstate", None)
+    return state if isinstance(state, str) else None

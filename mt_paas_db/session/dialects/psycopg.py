@@ -1,0 +1,103 @@
+"""psycopg 3, blocking and asyncio.
+
+psycopg keys its prepared statements by their text. Where a type exists once per tenant (an enum, a
+domain), the same text means another type for the next tenant, and the server refuses the old plan
+("cached plan must not change result type"). So the key here holds the schema too. A statement that is not
+prepared yet costs psycopg no extra round trip, and one that is need not be planned anew for each change
+of the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import psycopg
+from psycopg import generators, pq
+from psycopg._preparing import Key, PrepareManager
+from psycopg._queries import PostgresQuery
+from psycopg.errors import error_from_result
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import await_only
+
+from mt_paas_db.session.dialects.pinning import Pinning
+from mt_paas_db.session.pin import Pin
+
+
+class TenantPrepareManager(PrepareManager):
+    """psycopg's prepared statements, kept apart by schema."""
+
+    schema: bytes = b""
+
+    def key(self, query: PostgresQuery) -> Key:  # type: ignore[override]
+        return (self.schema + b"\0" + query.query, query.types)
+
+
+def _exchange(pgconn: pq.abc.PGconn, message: bytes) -> Generator[Any, Any, None]:
+    """Send several statements as one simple query; psycopg's own BEGIN path takes a single result only."""
+    pgconn.send_query(message)
+    for result in (yield from generators.execute(pgconn)):
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, encoding="utf-8")
+
+
+class _PinnedPsycopg(Pinning, PGDialect_psycopg):
+    supports_statement_cache = True
+
+    def create_connect_args(self, url: Any) -> Any:
+        args, options = super().create_connect_args(url)
+        return args, {**options, "autocommit": True}
+
+    def on_connect(self) -> Callable[[Any], None]:
+        inherited = super().on_connect()
+
+        def connect(connection: Any) -> None:
+            if inherited is not None:
+                inherited(connection)
+            driver = self.get_driver_connection(connection)
+            manager = TenantPrepareManager()
+            manager.prepare_threshold = driver.prepare_threshold
+            manager.prepared_max = driver.prepared_max or manager.prepared_max
+            driver._prepared = manager
+
+        return connect
+
+    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
+        driver: Any = dbapi_connection.driver_connection
+        return bool(driver.pgconn.transaction_status not in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN))
+
+    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
+        driver: Any = dbapi_connection.driver_connection
+        driver._prepared.schema = pin.schema.encode()
+
+
+class PinnedPsycopg(_PinnedPsycopg):
+    """The blocking driver."""
+
+    supports_statement_cache = True
+
+    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+        driver: psycopg.Connection[Any] = dbapi_connection.driver_connection  # type: ignore[assignment]
+        with driver.lock:
+            driver.wait(_exchange(driver.pgconn, message))
+
+
+class PinnedPsycopgAsync(_PinnedPsycopg, PGDialectAsync_psycopg):
+    """The asyncio driver, behind SQLAlchemy's greenlet bridge."""
+
+    is_async = True
+    supports_statement_cache = True
+
+    @classmethod
+    def get_async_dialect_cls(cls, url: Any) -> Any:
+        return cls  # the inherited one names SQLAlchemy's own dialect, which pins nothing
+
+    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+        driver: psycopg.AsyncConnection[Any] = dbapi_connection.driver_connection  # type: ignore[assignment]
+
+        async def exchange() -> None:
+            async with driver.lock:
+                await driver.wait(_exchange(driver.pgconn, message))
+
+        await_only(exchange())

@@ -1,0 +1,142 @@
+"""The door to a tenant: ``with`` gives a `TenantSession`, ``async with`` an `AsyncTenantSession`."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mt_paas_db.catalog.credentials import CredentialProvider
+from mt_paas_db.catalog.identifiers import TenantName, parse_name
+from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.errors import ConfigurationError, TenantMismatchError
+from mt_paas_db.session.context import tenant_in_force
+from mt_paas_db.session.dialects.pinning import Refused
+from mt_paas_db.session.engines import Engines
+from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
+from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
+from mt_paas_db.session.resolver import Resolved, Resolver, check_open
+
+if TYPE_CHECKING:
+    from mt_paas_db.errors import TenantError
+
+
+class Door:
+    """Opens sessions: the resolver's memory and the engines, shared by all sessions of a manager."""
+
+    def __init__(self, settings: Settings, credentials: CredentialProvider) -> None:
+        self._home = settings.home_cluster
+        self.resolver = Resolver(cluster=self._home, ttl_s=settings.cache_ttl_s)
+        self.engines = Engines(settings, credentials, refused=self._refused)
+
+    def _refused(self, flavour: str) -> Refused:
+        def explain(pin: Pin, sqlstate: str) -> TenantError:
+            catalog = (
+                self.engines.asyncio(self._home, "catalog").sync_engine
+                if flavour == "asyncio"
+                else self.engines.blocking(self._home, "catalog")
+            )
+            return self.resolver.explain(catalog, pin, sqlstate)
+
+        return explain
+
+    def resolve(self, name: TenantName) -> Resolved:
+        """Return where the tenant lives, remembered or asked. Raises as `Resolver.ask`, and `check_open`."""
+        resolved = self.resolver.remembered(name)
+        if resolved is None:
+            with self.engines.blocking(self._home, "catalog").connect() as connection:
+                resolved = self.resolver.ask(connection, name)
+        check_open(resolved)
+        return resolved
+
+    async def aresolve(self, name: TenantName) -> Resolved:
+        """Asyncio version of `resolve`."""
+        resolved = self.resolver.remembered(name)
+        if resolved is None:
+            async with self.engines.asyncio(self._home, "catalog").connect() as connection:
+                resolved = await connection.run_sync(self.resolver.ask, name)
+        check_open(resolved)
+        return resolved
+
+
+class TenantSessionContext:
+    """What ``tenant_session(...)`` returns; used once, by ``with`` or by ``async with``.
+
+    Nothing is sent before the first statement of the session, but for the look-up of a tenant that this
+    process does not remember. On leaving, the transaction is committed, or rolled back after an exception
+    or where ``commit=False`` was asked for; the session is closed either way, and its objects stay readable.
+    """
+
+    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_session")
+
+    def __init__(
+        self,
+        door: Door,
+        tenant_id: str,
+        *,
+        read_only: bool,
+        isolation_level: IsolationLevel | None,
+        statement_timeout_s: float | None,
+        expire_on_commit: bool,
+        commit: bool,
+    ) -> None:
+        self._door = door
+        self._name = parse_name(tenant_id)
+        self._options = PinOptions(
+            read_only=read_only, isolation_level=isolation_level, statement_timeout_s=statement_timeout_s
+        )
+        self._expire_on_commit = expire_on_commit
+        self._commit = commit
+        self._session: TenantSession | AsyncTenantSession | None = None
+
+    def __enter__(self) -> TenantSession:
+        self._use_once()
+        resolved = self._door.resolve(self._name)
+        engine = self._door.engines.blocking(resolved.resolution.placement.credentials)
+        pin, bound = resolved.bind(engine, self._options)
+        self._check_context(pin)
+        session = TenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
+        self._session = session
+        return session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session: Any = self._session
+        try:
+            if kind is None and self._commit:
+                session.expire_on_commit = False
+                session.commit()
+        finally:
+            session.close()
+
+    async def __aenter__(self) -> AsyncTenantSession:
+        self._use_once()
+        resolved = await self._door.aresolve(self._name)
+        engine = self._door.engines.asyncio(resolved.resolution.placement.credentials)
+        pin, bound = resolved.bind(engine, self._options)
+        self._check_context(pin)
+        session = AsyncTenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
+        self._session = session
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session: Any = self._session
+        try:
+            if kind is None and self._commit:
+                session.sync_session.expire_on_commit = False
+                await session.commit()
+        finally:
+            # A cancelled task must not leave the connection half closed.
+            await asyncio.shield(asyncio.ensure_future(session.close()))
+
+    def _use_once(self) -> None:
+        if self._session is not None:
+            raise ConfigurationError("a tenant_session(...) is entered once; call it again for another session")
+
+    def _check_context(self, pin: Pin) -> None:
+        in_force = tenant_in_force()
+        if in_force is not None and in_force not in (pin.tenant_id, pin.asked_as):
+            raise TenantMismatchError("the session asked for", expected=in_force, found=pin.tenant_id)

@@ -1,0 +1,135 @@
+"""Engines: one per login role and flavour, shared by all tenants that it serves.
+
+Blocking engines belong to the process; asyncio engines also to their event loop, whose connections
+cannot be used from another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+import mt_paas_db.session.dialects  # noqa: F401  (registers the pinned dialects)
+from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
+from mt_paas_db.session.dialects.pinning import Refused
+from mt_paas_db.session.guard import install
+from mt_paas_db.session.pooler import Driver, PoolerProfile
+
+Role = Literal["tenant", "catalog"]
+
+
+class Engines:
+    """Makes engines when they are first needed, and disposes of them.
+
+    `refused(flavour)` returns what explains a pin that the server refused, on that flavour of engine.
+    """
+
+    def __init__(self, settings: Settings, credentials: CredentialProvider, *, refused: Callable[[str], Refused]) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._refused = refused
+        self._lock = threading.Lock()
+        self._blocking: dict[tuple[str, Role], Engine] = {}
+        self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, Role], AsyncEngine]]
+        self._asyncio = weakref.WeakKeyDictionary()
+
+    def blocking(self, entry: str, role: Role = "tenant") -> Engine:
+        """Return the blocking engine of a credentials entry. Raises `ConfigurationError` for an unknown one."""
+        engine = self._blocking.get((entry, role))
+        if engine is None:
+            with self._lock:
+                engine = self._blocking.get((entry, role))
+                if engine is None:
+                    engine = create_engine(self._url(entry, role, "psycopg"), **self._options(entry, role, "psycopg"))
+                    self._equip(engine, entry, role)
+                    self._blocking[entry, role] = engine
+        return engine
+
+    def asyncio(self, entry: str, role: Role = "tenant") -> AsyncEngine:
+        """Return the running event loop's engine of a credentials entry; same errors as `blocking`."""
+        loop = asyncio.get_running_loop()
+        engines = self._asyncio.get(loop)
+        engine = engines.get((entry, role)) if engines else None
+        if engine is None:
+            with self._lock:
+                engines = self._asyncio.setdefault(loop, {})
+                engine = engines.get((entry, role))
+                if engine is None:
+                    driver = self._settings.async_driver
+                    try:
+                        engine = create_async_engine(
+                            self._url(entry, role, driver, suffix="_async"), **self._options(entry, role, driver)
+                        )
+                    except ModuleNotFoundError as error:
+                        if error.name != "asyncpg":
+                            raise
+                        raise MissingExtraError("async_driver='asyncpg'", "asyncpg") from None
+                    self._equip(engine.sync_engine, entry, role)
+                    engines[entry, role] = engine
+        return engine
+
+    def _url(self, entry: str, role: Role, driver: Driver, *, suffix: str = "") -> URL:
+        url = cluster_url(self._credentials, entry, "app")
+        if role == "catalog":
+            return url.set(drivername=f"postgresql+{driver}")
+        return url.set(drivername=f"postgresql+mt_{driver}{suffix if driver == 'psycopg' else ''}")
+
+    def _options(self, entry: str, role: Role, driver: Driver) -> dict[str, Any]:
+        settings = self._settings
+        cluster = settings.clusters.get(entry)
+        profile = PoolerProfile.parse(cluster.pooler if cluster else "direct")
+        timeout = "connect_timeout" if driver == "psycopg" else "timeout"
+        seconds = settings.connect_timeout_s
+        options: dict[str, Any] = {
+            "connect_args": {
+                **profile.connect_args(driver),
+                timeout: max(1, round(seconds)) if driver == "psycopg" else seconds,
+            },
+            "pool_pre_ping": settings.pool_pre_ping,
+            "pool_recycle": settings.pool_recycle_s,
+            "pool_timeout": settings.pool_timeout_s,
+        }
+        if role == "catalog":
+            # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
+            return {**options, "pool_size": 1, "max_overflow": 4, "pool_pre_ping": True, "isolation_level": "AUTOCOMMIT"}
+        return {**options, "pool_size": settings.pool_size, "max_overflow": settings.max_overflow}
+
+    def _equip(self, engine: Engine, entry: str, role: Role) -> None:
+        def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+            try:
+                return dialect.connect(*arguments, **options)
+            except Exception as error:  # whatever the driver raises here means: no connection
+                line = str(error).strip().splitlines()
+                raise ServerUnavailableError(
+                    entry,
+                    f"cannot connect as {engine.url.username!r} to database {engine.url.database!r} "
+                    f"at {engine.url.host or engine.url.query.get('host') or 'the default host'}: "
+                    f"{line[0] if line else type(error).__name__}; check the app DSN and that the server runs",
+                ) from error
+
+        event.listen(engine, "do_connect", connect)
+        if role == "tenant":
+            flavour = "asyncio" if engine.dialect.is_async else "blocking"
+            install(engine, self._refused(flavour))
+
+    def close(self) -> None:
+        """Close the idle connections of the blocking engines; those in use close when they come back."""
+        with self._lock:
+            engines, self._blocking = list(self._blocking.values()), {}
+        for engine in engines:
+            engine.dispose()
+
+    async def aclose(self) -> None:
+        """Close the idle connections of the running event loop's engines."""
+        with self._lock:
+            engines = self._asyncio.pop(asyncio.get_running_loop(), {})
+        for engine in engines.values():
+            await engine.dispose()

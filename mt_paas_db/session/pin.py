@@ -1,0 +1,121 @@
+"""The pin: a transaction's tenant context, as the text that begins the transaction.
+
+One message in the simple protocol begins the transaction, takes the tenant's role, sets the path and
+the tenant setting, and fails where the schema is missing or the role may not use it. So the pin costs no
+round trip, and there is no moment in which a transaction runs without it. Every part is transaction
+local: COMMIT and ROLLBACK end it on the server, whatever the client does.
+
+The role is what the server enforces. It has rights on its own schema only, so that whatever path or name
+a statement uses, another tenant's table is refused. The path ends in ``pg_temp``, which PostgreSQL would
+otherwise search first, and never holds ``public``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from mt_paas_db.catalog.identifiers import MAX_IDENTIFIER_BYTES, TenantId, parse_tenant_id
+from mt_paas_db.catalog.values import Resolution
+from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError
+
+IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+LEVELS: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
+
+# What a session may have left on the connection by its own session-level SQL. It rides behind COMMIT and
+# ROLLBACK in the same message, so that it costs no round trip. Nothing of ours needs it: the next pin
+# overrides role and path anyhow. It keeps a stray SET ROLE, a WITH HOLD cursor or a LISTEN of one tenant
+# from the next user of the connection. RESET ALL is left out: behind PgBouncer it would undo what the
+# pooler keeps for its client (application_name, TimeZone).
+SCRUB = b"RESET ROLE;RESET search_path;RESET statement_timeout;CLOSE ALL;UNLISTEN *"
+COMMIT = b"COMMIT;" + SCRUB
+ROLLBACK = b"ROLLBACK;" + SCRUB
+
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinOptions:
+    """What a session asks of its transactions.
+
+    Attributes:
+        read_only: Begin READ ONLY.
+        isolation_level: As in SQL; None for the server's default.
+        statement_timeout_s: Seconds a statement may run; None for the server's default.
+    """
+
+    read_only: bool = False
+    isolation_level: IsolationLevel | None = None
+    statement_timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.isolation_level is not None and self.isolation_level not in LEVELS:
+            raise ConfigurationError(
+                f"isolation_level {self.isolation_level!r} cannot be used in a tenant session; "
+                f"choose one of {', '.join(sorted(LEVELS))}"
+            )
+        if self.statement_timeout_s is not None and not 0 < self.statement_timeout_s <= 2_000_000:
+            raise ConfigurationError("statement_timeout_s must be more than 0 and at most 2,000,000 seconds")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pin:
+    """One tenant's context, ready to send. Compared by identity: a new resolution makes a new pin.
+
+    Attributes:
+        tenant_id: The tenant's id in the catalog.
+        asked_as: The id or alias that the caller used.
+        generation: Which tenant of that id it is.
+        schema: The schema, and the role of the same name.
+    """
+
+    tenant_id: TenantId
+    asked_as: str
+    generation: int
+    schema: str
+    options: PinOptions
+    _context: bytes
+
+    def begin_message(self, isolation_level: str | None = None) -> bytes:
+        """Return the message that begins a pinned transaction; `isolation_level` overrides the option."""
+        level = isolation_level or self.options.isolation_level
+        mode = (f" ISOLATION LEVEL {level}" if level else "") + (" READ ONLY" if self.options.read_only else "")
+        return f"BEGIN{mode};".encode() + self._context
+
+
+def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> Pin:
+    """Return the pin of a resolved tenant. Pure.
+
+    Raises `InvalidIdentifierError` where a name in the catalog is not one that this library writes:
+    a catalog that was tampered with must not reach the SQL text.
+    """
+    placement = resolution.placement
+    tenant_id = parse_tenant_id(resolution.tenant_id)
+    schema = _quoted(placement.schema_name)
+    path = ",".join([schema, *(_quoted(name) for name in resolution.shared_schemas), "pg_temp"])
+    parts = [
+        f"SET LOCAL ROLE {_quoted(placement.role_name)}",
+        f"SET LOCAL search_path={path}",
+        f"SET LOCAL mt_paas.tenant='{tenant_id}'",
+    ]
+    if options.statement_timeout_s is not None:
+        parts.append(f"SET LOCAL statement_timeout={max(1, round(options.statement_timeout_s * 1000))}")
+    # A path skips what does not exist or may not be used, silently; so ask. A missing schema is an error
+    # by itself (3F000), a missing right becomes a division by zero (22012).
+    parts.append(f"SELECT 1/pg_catalog.has_schema_privilege('{placement.schema_name}','USAGE')::int")
+    return Pin(
+        tenant_id=tenant_id,
+        asked_as=asked_as,
+        generation=resolution.generation,
+        schema=placement.schema_name,
+        options=options,
+        _context=";".join(parts).encode("ascii"),
+    )
+
+
+def _quoted(name: str) -> str:
+    if len(name) > MAX_IDENTIFIER_BYTES or not _IDENTIFIER.fullmatch(name):
+        raise InvalidIdentifierError("SQL name in the catalog", name, "it was not written by this library")
+    return f'"{name}"'

@@ -1,0 +1,71 @@
+"""What stands between a driver and the server, and the driver options that follow from it. Pure.
+
+Sources: PgBouncer's changelog (protocol-level prepared statements since 1.21, on by default since 1.24),
+SQLAlchemy's asyncpg and psycopg dialect pages ("Prepared Statement Name with PGBouncer"), asyncpg's FAQ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from mt_paas_db.errors import ConfigurationError
+
+Driver = Literal["psycopg", "asyncpg"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolerProfile:
+    """What an engine must know of the pooler.
+
+    Attributes:
+        kind: ``direct`` or ``pgbouncer`` (in transaction mode).
+        version: PgBouncer's version, as a tuple of numbers; None where it is not known.
+    """
+
+    kind: Literal["direct", "pgbouncer"]
+    version: tuple[int, ...] | None = None
+
+    @classmethod
+    def parse(cls, setting: str) -> Self:
+        """Return the profile of a setting: ``direct``, ``pgbouncer`` or ``pgbouncer:1.18``."""
+        kind, _, version = setting.partition(":")
+        if kind == "direct" and not version:
+            return cls("direct")
+        if kind == "pgbouncer":
+            try:
+                return cls("pgbouncer", tuple(int(part) for part in version.split(".")) if version else None)
+            except ValueError:
+                pass
+        raise ConfigurationError(f"pooler {setting!r}: use 'direct', 'pgbouncer' or 'pgbouncer:<version>'")
+
+    @property
+    def named_statements(self) -> bool:
+        """Whether the driver may keep named prepared statements on its connection.
+
+        Behind PgBouncer it may not. Before 1.21 the next transaction can run on a server connection that
+        does not have them. From 1.21 on PgBouncer shares them between clients by their text, so that a
+        statement over a type that exists once per tenant would meet another tenant's type. Unnamed
+        statements are right in every version.
+        """
+        return self.kind == "direct"
+
+    def connect_args(self, driver: Driver) -> dict[str, Any]:
+        """Return the driver's connection arguments for this pooler."""
+        if self.named_statements:
+            return {}
+        if driver == "psycopg":
+            return {"prepare_threshold": None}
+        # With asyncpg's own cache at 0 its statements are unnamed; SQLAlchemy's cache would keep them.
+        return {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+
+
+def parse_pgbouncer_version(answer: str) -> tuple[int, ...]:
+    """Return ``(1, 18, 0)`` for SHOW VERSION's ``PgBouncer 1.18.0``; raises `ConfigurationError` otherwise."""
+    name, _, version = answer.partition(" ")
+    try:
+        if name == "PgBouncer":
+            return tuple(int(part) for part in version.strip().split("."))
+    except ValueError:
+        pass
+    raise ConfigurationError(f"expected a PgBouncer's version, got {answer!r}")

@@ -1,0 +1,140 @@
+-- Reads and writes of the tenant catalog. Values are bound; every object is schema-qualified.
+
+-- name: resolve
+SELECT tenant_id, generation, state, state_reason, cluster, credentials, cell, login_role,
+       schema_name, role_name, shared_schemas, cache_bound_s, catalog_version
+  FROM mt_paas.resolve(:name);
+
+-- name: installation
+SELECT i.name, v.version_num::int AS catalog_version, i.opaque_names, i.shared_schemas, i.cache_bound_s
+  FROM mt_paas.installation i, mt_paas.alembic_version v;
+
+-- name: insert_installation
+INSERT INTO mt_paas.installation (name, opaque_names, shared_schemas, cache_bound_s)
+VALUES (:name, :opaque_names, :shared_schemas, :cache_bound_s)
+    ON CONFLICT (only_one) DO UPDATE
+   SET opaque_names = excluded.opaque_names,
+       shared_schemas = excluded.shared_schemas;
+
+-- name: upsert_cluster
+INSERT INTO mt_paas.cluster (name, credentials)
+VALUES (:name, :credentials)
+    ON CONFLICT (name) DO UPDATE SET credentials = excluded.credentials;
+
+-- name: insert_cell
+INSERT INTO mt_paas.cell (name, cluster, login_role)
+VALUES (:name, :cluster, :login_role)
+    ON CONFLICT (name) DO NOTHING;
+
+-- name: cell
+SELECT name, cluster, login_role
+  FROM mt_paas.cell
+ WHERE name = :name;
+
+-- name: next_generation
+SELECT nextval('mt_paas.tenant_generation');
+
+-- name: insert_tenant
+INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)
+VALUES (:generation, :tenant_id, :display_name, :state, :cell, :schema_name, :role_name);
+
+-- name: claim_name
+-- A released name may be claimed again once no process can still remember its old owner.
+INSERT INTO mt_paas.tenant_name (name, generation, kind)
+VALUES (:name, :generation, :kind)
+    ON CONFLICT (name) DO UPDATE
+   SET generation = excluded.generation,
+       kind = excluded.kind,
+       claimed_at = now(),
+       released_at = NULL
+ WHERE tenant_name.released_at < now() - (
+           SELECT 2 * make_interval(secs => i.cache_bound_s) FROM mt_paas.installation i)
+    OR (tenant_name.generation = excluded.generation AND tenant_name.released_at IS NOT NULL)
+RETURNING name;
+
+-- name: name_holder
+SELECT n.kind, n.released_at, t.tenant_id,
+       n.released_at + (SELECT 2 * make_interval(secs => i.cache_bound_s) FROM mt_paas.installation i) AS free_at
+  FROM mt_paas.tenant_name n
+  LEFT JOIN mt_paas.tenant t USING (generation)
+ WHERE n.name = :name;
+
+-- name: release_alias
+UPDATE mt_paas.tenant_name
+   SET released_at = now()
+ WHERE name = :name
+   AND generation = :generation
+   AND kind = 'alias'
+   AND released_at IS NULL
+RETURNING name;
+
+-- name: retire_id
+UPDATE mt_paas.tenant_name
+   SET kind = 'former_id'
+ WHERE name = :name
+   AND generation = :generation;
+
+-- name: revive_id
+-- A tenant may take back an id that it had before; nobody else may.
+UPDATE mt_paas.tenant_name
+   SET kind = 'id'
+ WHERE name = :name
+   AND generation = :generation
+   AND kind = 'former_id'
+RETURNING name;
+
+-- name: set_tenant_id
+UPDATE mt_paas.tenant
+   SET tenant_id = :tenant_id
+ WHERE generation = :generation;
+
+-- name: set_state
+UPDATE mt_paas.tenant
+   SET state = :state,
+       state_reason = :state_reason,
+       state_changed_at = now()
+ WHERE generation = :generation;
+
+-- name: delete_tenant
+DELETE FROM mt_paas.tenant
+ WHERE generation = :generation;
+
+-- name: lock_tenant
+SELECT t.generation
+  FROM mt_paas.tenant t
+  JOIN mt_paas.tenant_name n USING (generation)
+ WHERE n.name = :name
+   AND n.released_at IS NULL
+   FOR UPDATE OF t;
+
+-- name: find_tenant
+SELECT generation
+  FROM mt_paas.tenant_name
+ WHERE name = :name
+   AND released_at IS NULL;
+
+-- name: tenants
+SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.created_at, t.state_changed_at,
+       c.cluster, k.credentials, t.cell, c.login_role, t.schema_name, t.role_name,
+       coalesce((SELECT array_agg(n.name ORDER BY n.name)
+                   FROM mt_paas.tenant_name n
+                  WHERE n.generation = t.generation AND n.kind <> 'id' AND n.released_at IS NULL), ARRAY[]::text[]) AS aliases
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell
+  JOIN mt_paas.cluster k ON k.name = c.cluster
+ WHERE (CAST(:generation AS bigint) IS NULL OR t.generation = :generation)
+   AND (CAST(:state AS text) IS NULL OR t.state = :state)
+   AND t.tenant_id > :after
+ ORDER BY t.tenant_id
+ LIMIT :page_size;
+
+-- name: insert_event
+INSERT INTO mt_paas.event (actor, action, tenant_id, generation, outcome, detail)
+VALUES (coalesce(:actor, session_user), :action, :tenant_id, :generation, :outcome, CAST(:detail AS jsonb));
+
+-- name: events
+SELECT event_id, at, actor, action, tenant_id, generation, outcome, detail
+  FROM mt_paas.event
+ WHERE (CAST(:tenant_id AS text) IS NULL OR tenant_id = :tenant_id)
+ ORDER BY event_id DESC
+ LIMIT :page_size;

@@ -1,0 +1,148 @@
+-- Roles, rights and schemas. Identifiers stand in braces and are quoted when filled in.
+-- Roles are shared by all databases of a server; everything else belongs to this installation's own database.
+
+-- name: create_owner
+CREATE ROLE {owner} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
+
+-- name: comment_owner
+COMMENT ON ROLE {owner} IS {description};
+
+-- name: create_group
+CREATE ROLE {group} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
+
+-- name: create_login
+CREATE ROLE {login} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
+
+-- name: set_password
+ALTER ROLE {login} PASSWORD {verifier};
+
+-- name: login_path
+-- Resolves to nothing as the login role (there is no schema of its name), and to the tenant's schema as a
+-- tenant role, which is named like it. pg_temp is named last, else it would be searched first. pg_catalog is
+-- named first, where it is searched anyway: with pg_temp as the first that exists, current_schema(), which
+-- SQLAlchemy asks at its first connection, fails for want of TEMP.
+ALTER ROLE {login} SET search_path = pg_catalog, "$user", pg_temp;
+
+-- name: admin_takes_role
+-- A superuser needs none; any other admin must be able to act as the owner.
+GRANT {role} TO CURRENT_USER;
+
+-- name: close_database
+-- TEMP and CREATE go with ALL; CONNECT is given back to the login role alone.
+REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+
+-- name: close_public
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+
+-- name: login_connects
+GRANT CONNECT ON DATABASE {database} TO {login};
+
+-- name: owner_creates
+GRANT CREATE ON DATABASE {database} TO {owner};
+
+-- name: owner_functions
+-- The global form: with IN SCHEMA it would have no effect on what PUBLIC gets by default.
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
+-- name: create_control_schema
+CREATE SCHEMA IF NOT EXISTS mt_paas AUTHORIZATION {owner};
+
+-- name: control_usage
+GRANT USAGE ON SCHEMA mt_paas TO {login};
+
+-- name: control_resolve
+GRANT EXECUTE ON FUNCTION mt_paas.resolve(text) TO {login};
+
+-- name: create_shared_schema
+CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner};
+
+-- name: shared_usage
+GRANT USAGE ON SCHEMA {schema} TO {group};
+
+-- name: shared_defaults
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {group};
+
+-- name: create_tenant_role
+CREATE ROLE {role} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT NOREPLICATION NOBYPASSRLS;
+
+-- name: group_joins
+GRANT {group} TO {role};
+
+-- name: login_joins
+-- PostgreSQL 16 and later: without the options the login's own INHERIT attribute at this moment would decide,
+-- and altering it later would change nothing.
+GRANT {role} TO {login} WITH INHERIT FALSE, SET TRUE;
+
+-- name: login_joins_15
+-- PostgreSQL 15: the login role is NOINHERIT, which decides at run time.
+GRANT {role} TO {login};
+
+-- name: grantors
+-- From PostgreSQL 16 on a membership belongs to who granted it, and REVOKE takes back one grantor's only.
+SELECT pg_catalog.pg_get_userbyid(m.grantor)
+  FROM pg_catalog.pg_auth_members m
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid AND r.rolname = :role
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login;
+
+-- name: login_leaves
+REVOKE {role} FROM {login} GRANTED BY {grantor};
+
+-- name: login_leaves_15
+REVOKE {role} FROM {login};
+
+-- name: create_tenant_schema
+CREATE SCHEMA {schema} AUTHORIZATION {owner};
+
+-- name: tenant_usage
+GRANT USAGE ON SCHEMA {schema} TO {role};
+
+-- name: tenant_tables
+-- Before the tables: what the owner makes here, now or in a later migration, is granted as it is made.
+-- No TRUNCATE, TRIGGER or REFERENCES: they cross row policies. No CREATE on the schema: a function planted
+-- there would run as the owner in a migration.
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};
+
+-- name: tenant_sequences
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {role};
+
+-- name: tenant_functions
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT EXECUTE ON FUNCTIONS TO {role};
+
+-- name: drop_tenant_schema
+DROP SCHEMA {schema} CASCADE;
+
+-- name: drop_tenant_owned
+DROP OWNED BY {role};
+
+-- name: drop_tenant_role
+DROP ROLE {role};
+
+-- name: act_as
+SET LOCAL ROLE {role};
+
+-- name: act_as_oneself
+SET LOCAL ROLE NONE;
+
+-- name: tenant_path
+SET LOCAL search_path = {schema}, pg_temp;
+
+-- name: admin_path
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- name: role_exists
+SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :role);
+
+-- name: role_comment
+SELECT pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles WHERE rolname = :role;
+
+-- name: schema_owner
+SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = :schema;
+
+-- name: may_take
+SELECT pg_catalog.pg_has_role(:login, :role, 'MEMBER');
+
+-- name: oneself
+SELECT current_user AS name, rolsuper, rolcreaterole, current_database() AS database,
+       current_setting('server_version_num')::int AS version
+  FROM pg_catalog.pg_roles
+ WHERE rolname = current_user;

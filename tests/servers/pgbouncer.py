@@ -1,0 +1,116 @@
+"""A PgBouncer of our own, in front of a server of our own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.servers.processes import free_port, give, stop, unprivileged, wait_for_port
+
+DEBIAN_PATH = Path("/usr/sbin/pgbouncer")
+
+
+def find_pgbouncer() -> Path:
+    """Return the binary. Raises `LookupError` where there is none."""
+    found = shutil.which("pgbouncer") or (str(DEBIAN_PATH) if DEBIAN_PATH.exists() else None)
+    if found is None:
+        raise LookupError("no PgBouncer: apt-get install pgbouncer")
+    return Path(found)
+
+
+class PgBouncer:
+    """A pooler on a free loopback port.
+
+    Args:
+        server_port: PostgreSQL's port on 127.0.0.1.
+        users: Passwords by role, in clear; PgBouncer logs in with them and asks clients for them.
+        pool_mode: ``transaction``, ``session`` or ``statement``.
+        pool_size: Server connections for each pair of user and database. One, so that every tenant shares
+            it and a leak must show.
+    """
+
+    def __init__(
+        self,
+        server_port: int,
+        *,
+        users: dict[str, str],
+        pool_mode: str = "transaction",
+        pool_size: int = 1,
+        binary: Path | None = None,
+    ) -> None:
+        self.port = free_port()
+        self._server_port = server_port
+        self._users = users
+        self._pool_mode = pool_mode
+        self._pool_size = pool_size
+        self._binary = binary or find_pgbouncer()
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The version that the binary says it has."""
+        answer = subprocess.run([self._binary, "--version"], capture_output=True, text=True, check=True).stdout
+        return tuple(int(part) for part in answer.split()[1].split("."))
+
+    def dsn(self, database: str, *, user: str, password: str) -> str:
+        """Return a URL through the pooler, without a driver."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="mt_paas_pgb_", dir="/tmp"))
+        give(self._folder)
+        users = self._folder / "userlist.txt"
+        users.write_text("".join(f'"{name}" "{password}"\n' for name, password in self._users.items()))
+        (self._folder / "pgbouncer.ini").write_text(
+            f"""[databases]
+* = host=127.0.0.1 port={self._server_port}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {users}
+stats_users = {",".join(self._users)}
+pool_mode = {self._pool_mode}
+default_pool_size = {self._pool_size}
+max_client_conn = 500
+query_wait_timeout = 20
+server_login_retry = 1
+"""
+        )
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def start(self) -> None:
+        """Start the pooler on its port; returns when it accepts."""
+        assert self._folder is not None
+        log = self._folder / "log"
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [self._binary, self._folder / "pgbouncer.ini"],
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd="/", **unprivileged(),
+            )  # fmt: skip
+        wait_for_port(self.port, self._process, log=log)
+
+    def restart(self) -> None:
+        """Stop at once and start again on the same port; clients lose their connections."""
+        stop(self._process, signal=signal.SIGTERM)
+        self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop(self._process, signal=signal.SIGTERM)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

