@@ -25,7 +25,7 @@
     │   ├── ConfirmationError           the id was not typed again for a destructive step
     │   ├── ProvisioningError           the models' DDL failed; the tenant was not created
     │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
-    │   └── PlacementChangedError       the tenant moved meanwhile: begin a new transaction
+    │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
     └── ContextError                    code and tenant disagree; the statement was not sent
         ├── NoTenantError               no tenant is in force
         ├── TenantMismatchError .expected .found
@@ -233,10 +233,10 @@ class SchemaMissingError(TenantError):
 
 
 class PlacementChangedError(TenantError):
-    """The tenant moved to another server while this session was open."""
+    """The tenant this session was opened for is elsewhere now, or another tenant has its id."""
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(tenant_id, "moved to another server meanwhile; begin a new transaction")
+        super().__init__(tenant_id, "was moved, or deleted and created anew, meanwhile; open a new session")
 
 
 class ContextError(TenancyError):
