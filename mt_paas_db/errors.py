@@ -148,18 +148,14 @@ class UnknownTenantError(TenantError):
     """No tenant has this id or alias."""
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(
-            tenant_id, "no tenant has this id or alias; `mt-paas-db tenant list` shows those there are"
-        )
+        super().__init__(tenant_id, "no tenant has this id or alias; `mt-paas-db tenant list` shows those there are")
 
 
 class TenantExistsError(TenantError):
     """A tenant with this id exists; nothing was changed."""
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(
-            tenant_id, "exists already; choose another id, or use `mt-paas-db tenant show` to look at it"
-        )
+        super().__init__(tenant_id, "exists already; choose another id, or use `mt-paas-db tenant show` to look at it")
 
 
 class NameReservedError(TenantError):
@@ -202,9 +198,7 @@ class IllegalTransitionError(TenantError):
     """The lifecycle has no such step from the tenant's present state; nothing was changed."""
 
     def __init__(self, tenant_id: str, *, state: str, action: str, allowed_from: tuple[str, ...]) -> None:
-        super().__init__(
-            tenant_id, f"cannot {action} a tenant that is {state}; it must be {' or '.join(allowed_from)}"
-        )
+        super().__init__(tenant_id, f"cannot {action} a tenant that is {state}; it must be {' or '.join(allowed_from)}")
         self.state = state
         self.action = action
         self.allowed_from = allowed_from
@@ -227,7 +221,8 @@ class SchemaMissingError(TenantError):
 
     def __init__(self, tenant_id: str, schema: str, detail: str) -> None:
         super().__init__(
-            tenant_id, f"{detail} (schema {schema!r}); `mt-paas-db doctor` says what is missing and how to mend it"
+            tenant_id,
+            f"{detail} (schema {schema!r}); `mt-paas-db doctor` says what is missing and how to mend it",
         )
         self.schema = schema
 

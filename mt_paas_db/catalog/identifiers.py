@@ -40,8 +40,8 @@ _SQL_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 # Words that PostgreSQL reads as something else where a role or schema is expected, our own control
 # schema, and the suffixes of the installation's own roles.
 _RESERVED = frozenset(
-    "public none default user current-user current-role session-user information-schema pg "
-    "mt-paas owner tenant app localhost".split()
+    {"public", "none", "default", "user", "current-user", "current-role", "session-user", "information-schema"}
+    | {"pg", "mt-paas", "owner", "tenant", "app", "localhost"}
 )
 
 
@@ -88,7 +88,9 @@ def parse_installation(value: object) -> InstallationName:
     text = _plain_text("installation name", value, max_length=20)
     if not _INSTALLATION.fullmatch(text) or "__" in text:
         raise InvalidIdentifierError(
-            "installation name", value, "use a-z, 0-9 and single underscores, a letter first, as in llm_chatbot"
+            "installation name",
+            value,
+            "use a-z, 0-9 and single underscores, a letter first, as in llm_chatbot",
         )
     if text.startswith("pg_") or text in {"pg", "mt_paas", "public", "information_schema"}:
         raise InvalidIdentifierError("installation name", value, "the word is reserved")

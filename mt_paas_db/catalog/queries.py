@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import LiteralString, cast
 
 from psycopg import sql
 from sqlalchemy import TextClause, text
@@ -38,6 +37,5 @@ def ddl(file: str, name: str, /, **parts: SqlName | str | sql.Literal) -> str:
 
     Execute it with `Connection.exec_driver_sql`: it binds no values.
     """
-    template = cast("LiteralString", queries(file)[name])
     composed = {key: part if isinstance(part, sql.Literal) else sql.Identifier(part) for key, part in parts.items()}
-    return sql.SQL(template).format(**composed).as_string(None)
+    return sql.SQL(queries(file)[name]).format(**composed).as_string(None)

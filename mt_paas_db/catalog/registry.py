@@ -31,8 +31,12 @@ _FILE = "registry"
 _PAGE = 500
 
 # No schema, no function, no table; or no right to use them.
-_ABSENT = {"3F000": "the database has no tenant catalog", "42883": "the database has no tenant catalog",
-           "42P01": "the database has no tenant catalog", "42501": "this role may not read the tenant catalog"}
+_ABSENT = {
+    "3F000": "the database has no tenant catalog",
+    "42883": "the database has no tenant catalog",
+    "42P01": "the database has no tenant catalog",
+    "42501": "this role may not read the tenant catalog",
+}
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
@@ -109,10 +113,15 @@ def tenants(connection: Connection, *, state: TenantState | None = None) -> Iter
 
 
 def _page(
-    connection: Connection, *, generation: int | None = None, state: TenantState | None = None, after: str = ""
+    connection: Connection,
+    *,
+    generation: int | None = None,
+    state: TenantState | None = None,
+    after: str = "",
 ) -> list[Tenant]:
     rows = connection.execute(
-        query(_FILE, "tenants"), {"generation": generation, "state": state, "after": after, "page_size": _PAGE}
+        query(_FILE, "tenants"),
+        {"generation": generation, "state": state, "after": after, "page_size": _PAGE},
     ).mappings()
     return [Tenant(placement=Placement(**row), **row) for row in rows]
 
@@ -130,7 +139,10 @@ def claim(connection: Connection, name: TenantName | TenantId, generation: int, 
         return
     holder = connection.execute(query(_FILE, "name_holder"), {"name": name}).mappings().one()
     if holder["released_at"] is not None:
-        why = f"it was released at {holder['released_at']:%Y-%m-%d %H:%M:%S %Z} and is free from {holder['free_at']:%H:%M:%S %Z} on"
+        why = (
+            f"it was released at {holder['released_at']:%Y-%m-%d %H:%M:%S %Z}, "
+            f"and may be claimed from {holder['free_at']:%H:%M:%S %Z} on"
+        )
     else:
         what = {"id": "the id", "former_id": "a former id, kept for ever,", "alias": "an alias"}[holder["kind"]]
         why = f"it is {what} of tenant {holder['tenant_id']!r}"
@@ -143,7 +155,13 @@ def next_generation(connection: Connection) -> int:
 
 
 def insert_tenant(
-    connection: Connection, *, tenant_id: TenantId, generation: int, display_name: str, cell: str, sql_name: SqlName
+    connection: Connection,
+    *,
+    tenant_id: TenantId,
+    generation: int,
+    display_name: str,
+    cell: str,
+    sql_name: SqlName,
 ) -> None:
     """Record a new tenant in state ``provisioning``. Raises SQLAlchemy's `IntegrityError` for a taken id."""
     connection.execute(

@@ -85,7 +85,8 @@ class Admin:
             except dialect.loaded_dbapi.Error as error:
                 line = str(error).strip().splitlines()[0]
                 raise ServerUnavailableError(
-                    self.cluster, f"cannot connect with the admin DSN: {line}; check it and that the server runs"
+                    self.cluster,
+                    f"cannot connect with the admin DSN: {line}; check it and that the server runs",
                 ) from error
 
         return engine
@@ -106,7 +107,8 @@ class Admin:
                 transaction.run("admin_path")
                 if transaction.oneself.version < MINIMUM_VERSION * 10_000:
                     raise MissingRightsError(
-                        self.cluster, f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this is {transaction.oneself.version // 10_000}"
+                        self.cluster,
+                        f"this is PostgreSQL {transaction.oneself.version // 10_000}, {MINIMUM_VERSION} or newer is needed",
                     )
                 yield transaction
         except DBAPIError as error:

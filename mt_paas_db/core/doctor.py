@@ -38,7 +38,11 @@ class Patient:
     """What the checks examine. Connections are opened when a check first asks for one, and closed at the end."""
 
     def __init__(
-        self, door: Door, settings: Settings, admin: Admin | None = None, credentials: CredentialProvider | None = None
+        self,
+        door: Door,
+        settings: Settings,
+        admin: Admin | None = None,
+        credentials: CredentialProvider | None = None,
     ) -> None:
         self.settings = settings
         self.cluster = settings.home_cluster
@@ -146,9 +150,7 @@ def _login_attributes(patient: Patient) -> Iterator[Finding]:
         "rolreplication": "REPLICATION",
     }.items():
         if login[attribute]:
-            yield Finding(
-                Severity.ERROR, f"role {role!r} has {word}", f'ALTER ROLE "{role}" NO{word};'
-            )
+            yield Finding(Severity.ERROR, f"role {role!r} has {word}", f'ALTER ROLE "{role}" NO{word};')
     if not login["rolcanlogin"]:
         yield Finding(Severity.ERROR, f"role {role!r} cannot log in", f'ALTER ROLE "{role}" LOGIN;')
 
@@ -193,7 +195,9 @@ def _login_database(patient: Patient) -> Iterator[Finding]:
             )
     if not rights["may_connect"]:
         yield Finding(
-            Severity.ERROR, f"role {role!r} may not connect", f'GRANT CONNECT ON DATABASE "{database}" TO "{role}";'
+            Severity.ERROR,
+            f"role {role!r} may not connect",
+            f'GRANT CONNECT ON DATABASE "{database}" TO "{role}";',
         )
 
 
@@ -226,7 +230,12 @@ def _tenants(patient: Patient) -> Iterator[Finding]:
 
 
 def _tenant(row: RowMapping, owner: str) -> Iterator[Finding]:
-    who, role, schema, login = (f"tenant {row['tenant_id']!r}", row["role_name"], row["schema_name"], row["login_role"])
+    who, role, schema, login = (
+        f"tenant {row['tenant_id']!r}",
+        row["role_name"],
+        row["schema_name"],
+        row["login_role"],
+    )
     if not row["has_role"]:
         yield Finding(Severity.ERROR, f"{who}: role {role!r} is missing", f'CREATE ROLE "{role}" NOLOGIN;')
     if not row["has_schema"]:
@@ -241,7 +250,9 @@ def _tenant(row: RowMapping, owner: str) -> Iterator[Finding]:
         )
     if not row["has_usage"]:
         yield Finding(
-            Severity.ERROR, f"{who}: the role may not use its schema", f'GRANT USAGE ON SCHEMA "{schema}" TO "{role}";'
+            Severity.ERROR,
+            f"{who}: the role may not use its schema",
+            f'GRANT USAGE ON SCHEMA "{schema}" TO "{role}";',
         )
     if row["has_create"]:
         yield Finding(

@@ -25,7 +25,9 @@ DEFAULT_CELL = "default"
 CACHE_BOUND_S = 60
 
 
-def initialize(admin: Admin, settings: Settings, credentials: CredentialProvider, models: Models | None) -> Installation:
+def initialize(
+    admin: Admin, settings: Settings, credentials: CredentialProvider, models: Models | None
+) -> Installation:
     """Create or upgrade the installation; return it as it is now.
 
     Raises:
@@ -126,7 +128,11 @@ def _record_installation(step: AdminTransaction, settings: Settings) -> None:
     for cluster in {settings.home_cluster, *settings.clusters}:
         registry.run(connection, "upsert_cluster", name=cluster, credentials=cluster)
     registry.run(
-        connection, "insert_cell", name=DEFAULT_CELL, cluster=settings.home_cluster, login_role=step.roles.login
+        connection,
+        "insert_cell",
+        name=DEFAULT_CELL,
+        cluster=settings.home_cluster,
+        login_role=step.roles.login,
     )
 
 

@@ -93,10 +93,18 @@ class Lifecycle:
                     registry.claim(connection, name, generation, NameKind.ALIAS)
                 self._make_schema(step, parsed, sql_name, self._models)
                 registry.run(
-                    connection, "set_state", generation=generation, state=TenantState.ACTIVE, state_reason=None
+                    connection,
+                    "set_state",
+                    generation=generation,
+                    state=TenantState.ACTIVE,
+                    state_reason=None,
                 )
                 registry.record(
-                    connection, action="create", tenant_id=parsed, generation=generation, actor=self._who(step, actor)
+                    connection,
+                    action="create",
+                    tenant_id=parsed,
+                    generation=generation,
+                    actor=self._who(step, actor),
                 )
                 created = registry.get(connection, TenantName(parsed))
         return created
@@ -108,9 +116,7 @@ class Lifecycle:
         for _ in range(_NAME_ATTEMPTS):
             with step.as_owner() as connection:
                 generation = registry.next_generation(connection)
-            sql_name = tenant_sql_name(
-                roles.installation, tenant_id, generation, opaque=installation.opaque_names
-            )
+            sql_name = tenant_sql_name(roles.installation, tenant_id, generation, opaque=installation.opaque_names)
             try:
                 with step.connection.begin_nested():
                     step.run("create_tenant_role", role=sql_name)
@@ -122,7 +128,8 @@ class Lifecycle:
             self._join(step, sql_name)
             return generation, sql_name
         raise ProvisioningError(
-            tenant_id, f"{_NAME_ATTEMPTS} role names in a row were taken on this server, the last {sql_name!r}"
+            tenant_id,
+            f"{_NAME_ATTEMPTS} role names in a row were taken on this server, the last {sql_name!r}",
         )
 
     def _make_schema(self, step: AdminTransaction, tenant_id: TenantId, name: SqlName, models: Models) -> None:

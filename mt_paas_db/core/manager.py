@@ -38,7 +38,11 @@ class TenantManager:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, models: Any = None, credentials: CredentialProvider | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        models: Any = None,
+        credentials: CredentialProvider | None = None,
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self._credentials = credentials or settings_credentials(self.settings)

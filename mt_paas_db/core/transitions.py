@@ -28,6 +28,9 @@ def transition(tenant_id: str, state: TenantState, action: str) -> TenantState |
     allowed = TRANSITIONS[action]
     if state not in allowed.sources:
         raise IllegalTransitionError(
-            tenant_id, state=state, action=action, allowed_from=tuple(str(source) for source in allowed.sources)
+            tenant_id,
+            state=state,
+            action=action,
+            allowed_from=tuple(str(source) for source in allowed.sources),
         )
     return allowed.to

@@ -32,7 +32,9 @@ class Engines:
     `refused(flavour)` returns what explains a pin that the server refused, on that flavour of engine.
     """
 
-    def __init__(self, settings: Settings, credentials: CredentialProvider, *, refused: Callable[[str], Refused]) -> None:
+    def __init__(
+        self, settings: Settings, credentials: CredentialProvider, *, refused: Callable[[str], Refused]
+    ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._refused = refused
@@ -66,7 +68,8 @@ class Engines:
                     driver = self._settings.async_driver
                     try:
                         engine = create_async_engine(
-                            self._url(entry, role, driver, suffix="_async"), **self._options(entry, role, driver)
+                            self._url(entry, role, driver, suffix="_async"),
+                            **self._options(entry, role, driver),
                         )
                     except ModuleNotFoundError as error:
                         if error.name != "asyncpg":
@@ -99,7 +102,13 @@ class Engines:
         }
         if role == "catalog":
             # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
-            return {**options, "pool_size": 1, "max_overflow": 4, "pool_pre_ping": True, "isolation_level": "AUTOCOMMIT"}
+            return {
+                **options,
+                "pool_size": 1,
+                "max_overflow": 4,
+                "pool_pre_ping": True,
+                "isolation_level": "AUTOCOMMIT",
+            }
         return {**options, "pool_size": settings.pool_size, "max_overflow": settings.max_overflow}
 
     def _equip(self, engine: Engine, entry: str, role: Role) -> None:

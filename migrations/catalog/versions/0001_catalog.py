@@ -11,9 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql(
-        resource_path("sql", "catalog", "0001_catalog.sql").read_text(encoding="utf-8")
-    )
+    op.get_bind().exec_driver_sql(resource_path("sql", "catalog", "0001_catalog.sql").read_text(encoding="utf-8"))
 
 
 def downgrade() -> None:

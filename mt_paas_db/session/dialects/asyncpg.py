@@ -50,7 +50,7 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
     supports_statement_cache = True
 
     def on_connect(self) -> Callable[[Any], None]:
-        inherited = super().on_connect()
+        inherited = super().on_connect()  # type: ignore[no-untyped-call]
 
         def connect(connection: Any) -> None:
             if inherited is not None:
@@ -58,7 +58,9 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
             # The adapter begins a transaction of its own at the first statement, unless it is in autocommit.
             connection.autocommit = True
             if connection._prepared_statement_cache is not None:
-                connection._prepared_statement_cache = TenantStatementCache(connection._prepared_statement_cache.capacity)
+                connection._prepared_statement_cache = TenantStatementCache(
+                    connection._prepared_statement_cache.capacity
+                )
 
         return connect
 

@@ -46,11 +46,11 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
     supports_statement_cache = True
 
     def create_connect_args(self, url: Any) -> Any:
-        args, options = super().create_connect_args(url)
+        args, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
         return args, {**options, "autocommit": True}
 
     def on_connect(self) -> Callable[[Any], None]:
-        inherited = super().on_connect()
+        inherited = super().on_connect()  # type: ignore[no-untyped-call]
 
         def connect(connection: Any) -> None:
             if inherited is not None:
