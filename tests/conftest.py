@@ -94,14 +94,19 @@ def fleet(service: Service, manager: TenantManager) -> Service:
     return service
 
 
-@pytest.fixture
-def pgbouncer(service: Service) -> Iterator[PgBouncer]:
-    """A PgBouncer in transaction mode with one server connection, before `service`'s database."""
+def bouncer_for(service: Service) -> PgBouncer:
+    """Return a PgBouncer for `service`, to be entered; skip the test where there is none to run."""
     try:
         find_pgbouncer()
     except LookupError as error:
         pytest.skip(str(error))
-    with PgBouncer(service.server.port, users={service.login: PASSWORD}) as running:
+    return PgBouncer(service.server.port, users={service.login: PASSWORD})
+
+
+@pytest.fixture
+def pgbouncer(service: Service) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode with one server connection, before `service`'s database."""
+    with bouncer_for(service) as running:
         yield running
 
 

@@ -108,7 +108,8 @@ class Admin:
                 if transaction.oneself.version < MINIMUM_VERSION * 10_000:
                     raise MissingRightsError(
                         self.cluster,
-                        f"this is PostgreSQL {transaction.oneself.version // 10_000}, {MINIMUM_VERSION} or newer is needed",
+                        f"PostgreSQL {MINIMUM_VERSION} or newer is needed, "
+                        f"this is {transaction.oneself.version // 10_000}",
                     )
                 yield transaction
         except DBAPIError as error:

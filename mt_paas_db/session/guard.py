@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.pool import PoolProxiedConnection
 
 from mt_paas_db.errors import ContextLostError, NoTenantError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
@@ -30,6 +31,11 @@ def install(engine: Engine, refused: Refused) -> None:
         state.level = cast("str | None", options.get("isolation_level"))
         state.refused = refused
 
+    def suspect(_connection: Any, _record: Any, proxy: PoolProxiedConnection) -> None:
+        # Whoever takes the connection may use it without a transaction of ours; the check-in scrubs it then.
+        pin_state(proxy).scrubbed = False
+
+    event.listen(engine, "checkout", suspect)
     event.listen(engine, "begin", want_pin)
     event.listen(engine, "before_cursor_execute", check_pin)
 

@@ -47,7 +47,7 @@ class PinState:
         level: The isolation level of that begin, where it differs from the pin's.
         refused: Whom to ask when the server refuses the pin.
         pinned: The pin of the open transaction; None between transactions.
-        scrubbed: Whether our own COMMIT or ROLLBACK was the last thing sent.
+        scrubbed: Whether our own COMMIT or ROLLBACK was the last thing sent since the check-out.
     """
 
     wanted: Pin | None = None
