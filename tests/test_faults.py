@@ -1,0 +1,219 @@
+"""Killed backends, restarts, cancelled tasks, exhausted pools: the next user is never in the old tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from mt_paas_db.errors import (
+    PlacementChangedError,
+    SchemaMissingError,
+    ServerUnavailableError,
+    TenantNotReadyError,
+    TenantSuspendedError,
+    UnknownTenantError,
+)
+from tests.conftest import bouncer_for
+from tests.fleet import ROUTES, Route, Runner, Service
+from tests.models import Note
+from tests.servers import PostgresServer
+
+
+def tenant_of(session: Session) -> str:
+    row = session.execute(text("SELECT current_setting('mt_paas.tenant'), current_user, current_schema()")).one()
+    assert row[1] == row[2]
+    return str(row[0])
+
+
+def kill_backends(service: Service) -> None:
+    with service.superuser() as su:
+        su.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (service.login,))
+
+
+def test_a_killed_backend_costs_one_transaction(runner: Runner, fleet: Service) -> None:
+    def scenario(session: Session) -> None:
+        session.add(Note(body="lost"))
+        session.flush()
+        kill_backends(fleet)
+        session.execute(text("SELECT 1"))
+
+    with pytest.raises((DBAPIError, ServerUnavailableError)):
+        runner.run("hallym", scenario)
+
+    assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
+    assert runner.run("hallym", lambda session: session.scalars(select(Note)).all()) == []
+
+
+def test_a_backend_killed_at_rest_never_gives_a_wrong_answer(runner: Runner, fleet: Service) -> None:
+    runner.run("hallym", tenant_of)
+    kill_backends(fleet)
+
+    assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
+
+
+def eventually(work: Any, attempts: int = 10) -> Any:
+    """Return what `work` returns once the dead connections have been noticed; each may cost one attempt."""
+    for remaining in reversed(range(attempts)):
+        try:
+            return work()
+        except (DBAPIError, ServerUnavailableError):
+            if not remaining:
+                raise
+    raise AssertionError
+
+
+@pytest.mark.parametrize("immediately", [False, True], ids=["orderly", "crash"])
+@pytest.mark.parametrize("chosen", ROUTES, ids=str)
+def test_a_server_restart_is_survived(own_server: PostgresServer, chosen: Route, immediately: bool) -> None:
+    service = Service(own_server)
+    admin = service.manager()
+    admin.init()
+    for tenant_id in ("hallym", "korea"):
+        admin.create(tenant_id)
+    pooler = bouncer_for(service).__enter__() if chosen.pooled else None
+    runner = Runner(service.manager(pooler=pooler, pool_size=1, max_overflow=0, **chosen.options), chosen)
+    try:
+        runner.run("hallym", lambda session: session.add(Note(body="kept")))
+        own_server.restart(immediately=immediately)
+
+        assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
+        assert eventually(lambda: runner.run("hallym", lambda s: s.scalars(select(Note.body)).all())) == ["kept"]
+    finally:
+        runner.close()
+        if pooler:
+            pooler.__exit__(None, None, None)
+
+
+def test_an_exhausted_pool_says_so_and_recovers(fleet: Service) -> None:
+    manager = fleet.manager(pool_size=1, max_overflow=0, pool_timeout_s=0.2)
+    with manager.get_session("hallym") as holder:
+        tenant_of(holder)
+        with pytest.raises(PoolTimeoutError), manager.get_session("korea") as waiting:
+            tenant_of(waiting)
+
+    with manager.get_session("korea") as session:
+        assert tenant_of(session) == "korea"
+
+
+@pytest.mark.parametrize("chosen", [r for r in ROUTES if r.is_async], ids=str)
+def test_a_task_cancelled_anywhere_leaves_no_tenant_behind(fleet: Service, chosen: Route) -> None:
+    """Cancel hallym's task ever later, from before it entered until it is through; look as korea after each."""
+    pooler = bouncer_for(fleet).__enter__() if chosen.pooled else None
+    manager = fleet.manager(pooler=pooler, pool_size=1, max_overflow=0, pool_timeout_s=10, **chosen.options)
+    reached: set[str] = set()
+
+    async def victim() -> None:
+        async with manager.get_session("hallym") as session:
+            reached.add("entered")
+            await session.execute(text("INSERT INTO note (body, mood, tags) VALUES ('x', 'calm', '{}')"))
+            reached.add("written")
+            await session.commit()
+            reached.add("committed")
+            await session.execute(text("SELECT pg_sleep(0.01)"))
+            reached.add("slept")
+
+    async def scenario() -> None:
+        async with manager.get_session("korea") as session:
+            await session.run_sync(tenant_of)
+        turns, delay_s = 0, 0.0
+        while "slept" not in reached:
+            task = asyncio.create_task(victim())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.sleep(delay_s)
+            task.cancel()
+            turns, delay_s = (turns + 1, 0.0) if turns < 25 else (turns, max(0.0005, delay_s * 1.2))
+            await asyncio.gather(task, return_exceptions=True)
+            async with manager.get_session("korea") as session:
+                assert await session.run_sync(tenant_of) == "korea"
+                assert (await session.scalars(select(Note.body))).all() == []
+        await manager.aio.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        if pooler:
+            pooler.__exit__(None, None, None)
+    assert reached == {"entered", "written", "committed", "slept"}
+
+
+def test_pgbouncer_restarted_under_us(fleet: Service) -> None:
+    with bouncer_for(fleet) as pooler:
+        manager = fleet.manager(pooler=pooler, pool_size=1, max_overflow=0)
+        with manager.get_session("hallym") as session:
+            tenant_of(session)
+        pooler.restart()
+
+        def look() -> str:
+            with manager.get_session("korea") as session:
+                return tenant_of(session)
+
+        assert eventually(look) == "korea"
+        manager.close()
+
+
+def test_a_dropped_schema_is_an_error_that_names_it(runner: Runner, fleet: Service) -> None:
+    schema = runner.manager.get("hallym").placement.schema_name
+    runner.run("hallym", tenant_of)
+    with fleet.superuser() as su:
+        su.execute(f"DROP SCHEMA {schema} CASCADE")
+
+    with pytest.raises(SchemaMissingError) as refused:
+        runner.run("hallym", lambda session: session.execute(text("SELECT 1")))
+
+    assert (refused.value.tenant_id, refused.value.schema) == ("hallym", schema)
+    assert runner.run("korea", tenant_of) == "korea"
+
+
+def test_a_lost_right_on_the_schema_is_an_error(runner: Runner, fleet: Service) -> None:
+    schema = runner.manager.get("hallym").placement.schema_name
+    with fleet.superuser() as su:
+        su.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM {schema}")
+
+    with pytest.raises(SchemaMissingError, match="may not use its schema"):
+        runner.run("hallym", lambda session: session.execute(text("SELECT 1")))
+
+
+def test_a_warm_process_never_meets_the_new_tenant_of_an_old_id_in_an_old_session(
+    runner: Runner, fleet: Service, manager: Any
+) -> None:
+    def scenario(session: Session) -> None:
+        tenant_of(session)
+        session.commit()
+        manager.suspend("hallym")
+        manager.delete("hallym", confirm="hallym")
+        manager.create("hallym")
+        with pytest.raises(PlacementChangedError):
+            tenant_of(session)
+
+    runner.run("hallym", scenario)
+
+    assert runner.run("hallym", lambda session: session.scalars(select(Note)).all()) == []
+
+
+def test_a_deleted_tenant_is_unknown_to_a_warm_process(runner: Runner, manager: Any) -> None:
+    runner.run("hallym", tenant_of)
+    manager.suspend("hallym")
+    with pytest.raises(TenantSuspendedError):
+        runner.run("hallym", tenant_of)
+    manager.delete("hallym", confirm="hallym")
+
+    with pytest.raises(UnknownTenantError):
+        runner.run("hallym", tenant_of)
+
+
+@pytest.mark.parametrize("state", ["provisioning", "maintenance", "archived", "deleting"])
+def test_a_tenant_that_is_not_ready_takes_no_session(runner: Runner, fleet: Service, state: str) -> None:
+    with fleet.superuser() as su:
+        su.execute("UPDATE mt_paas.tenant SET state = %s WHERE tenant_id = 'hallym'", (state,))
+
+    with pytest.raises(TenantNotReadyError) as refused:
+        runner.run("hallym", tenant_of)
+
+    assert (refused.value.tenant_id, refused.value.state) == ("hallym", state)
