@@ -1,6 +1,10 @@
 -- Roles, rights and schemas. Identifiers stand in braces and are quoted when filled in.
 -- Roles are shared by all databases of a server; everything else belongs to this installation's own database.
 
+-- name: one_init_at_a_time
+-- Of several processes that start together and all run init. Released with the transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('mt_paas.init'));
+
 -- name: create_owner
 CREATE ROLE {owner} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
 

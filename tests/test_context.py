@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
@@ -97,7 +98,7 @@ def test_a_session_handed_to_another_tenants_task_is_refused_at_its_next_stateme
 
 
 def test_a_stream_made_for_one_tenant_is_refused_in_anothers_context(held: TenantManager) -> None:
-    def stream():  # type: ignore[no-untyped-def]
+    def stream() -> Iterator[tuple[str, int]]:
         with held.get_session("hallym") as session:
             for page in range(3):
                 yield session.execute(text("SELECT current_setting('mt_paas.tenant')")).scalar_one(), page

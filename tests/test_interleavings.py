@@ -169,9 +169,7 @@ def test_whatever_happens_each_tenant_reads_what_it_wrote(standing: Service, rou
     pooler = bouncer_for(standing).__enter__() if route.pooled else None
     manager = standing.manager(pooler=pooler, pool_size=2, max_overflow=0, pool_timeout_s=20, **route.options)
 
-    @settings(
-        max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
     @given(program=programs)
     def holds(program: list[tuple[str, str]]) -> None:
         asyncio.run(World(manager, standing).run(program))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, InvalidRequestError, OperationalError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.core import TenantManager
@@ -184,7 +184,9 @@ def test_the_isolation_level_may_be_chosen_as_sqlalchemy_does(runner: Runner) ->
         return str(session.execute(text("SHOW transaction_isolation")).scalar_one())
 
     assert runner.run("hallym", scenario) == "serializable"
-    assert runner.run("hallym", lambda s: s.execute(text("SHOW transaction_isolation")).scalar_one()) == "read committed"
+    assert (
+        runner.run("hallym", lambda s: s.execute(text("SHOW transaction_isolation")).scalar_one()) == "read committed"
+    )
 
 
 def test_the_statement_timeout_holds_and_ends_with_the_session(runner: Runner) -> None:
@@ -196,7 +198,9 @@ def test_the_statement_timeout_holds_and_ends_with_the_session(runner: Runner) -
 
 def test_rows_can_be_streamed(runner: Runner) -> None:
     def scenario(session: Session) -> list[int]:
-        query = text("SELECT g FROM generate_series(1, 2500) g").execution_options(stream_results=True, max_row_buffer=100)
+        query = text("SELECT g FROM generate_series(1, 2500) g").execution_options(
+            stream_results=True, max_row_buffer=100
+        )
         return [row[0] for row in session.execute(query)]
 
     assert runner.run("hallym", scenario) == list(range(1, 2501))
@@ -269,7 +273,7 @@ def test_bad_options_are_refused_at_once(fleet: Service) -> None:
 
     for options in ({"isolation_level": "AUTOCOMMIT"}, {"isolation_level": "CHAOS"}, {"statement_timeout_s": 0}):
         with pytest.raises(ConfigurationError):
-            manager.get_session("hallym", **options)  # type: ignore[arg-type]
+            manager.get_session("hallym", **options)
 
 
 def test_the_usage_of_the_design_runs_as_written(fleet: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,3 +334,25 @@ def test_a_tenant_engine_serves_core_code(fleet: Service) -> None:
         assert isinstance(engine, Engine)
         with engine.connect() as connection:
             assert connection.execute(text("SELECT current_setting('mt_paas.tenant')")).scalar_one() == "hallym"
+
+
+def test_a_closed_session_stays_closed(runner: Runner) -> None:
+    kept: list[Session] = []
+    runner.run("hallym", kept.append)
+
+    def late(_session: Session) -> None:
+        with pytest.raises(InvalidRequestError):
+            kept[0].execute(text("SELECT 1"))
+
+    runner.run("korea", late)
+
+
+def test_a_read_only_tenant_takes_read_only_sessions(runner: Runner, fleet: Service) -> None:
+    with fleet.superuser() as su:
+        su.execute("UPDATE mt_paas.tenant SET state = 'read_only' WHERE tenant_id = 'hallym'")
+
+    with pytest.raises(DBAPIError, match="read-only transaction"):
+        runner.run("hallym", lambda session: session.add(Note(body="x")))
+    with pytest.raises(DBAPIError, match="must be set before any query"):
+        runner.run("hallym", lambda session: session.execute(text("SET TRANSACTION READ WRITE")))
+    assert runner.run("hallym", lambda session: session.scalars(select(Note)).all()) == []

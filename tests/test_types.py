@@ -87,11 +87,10 @@ def test_twin_with_statements_shared_by_all_tenants_the_types_fail(
     if route.driver == "asyncpg":
         monkeypatch.setattr(asyncpg_dialect, "_FIRST_USER_OID", 2**32)
     else:
-        monkeypatch.setattr(
-            psycopg_dialect.TenantPrepareManager, "key", lambda self, query: (query.query, query.types)
-        )
+        monkeypatch.setattr(psycopg_dialect.TenantPrepareManager, "key", lambda self, query: (query.query, query.types))
 
-    with pytest.raises(Exception, match=r"cached plan must not change|cached statement plan|cannot cast|operator does not|but expression is of type"):
+    refusals = ("cached plan must not change", "cached statement plan", "cannot cast", "but expression is of type")
+    with pytest.raises(Exception, match="|".join(refusals)):
         for _ in range(ROUNDS):
             for tenant_id in ("hallym", "korea"):
                 runner.run(tenant_id, use_the_orm)

@@ -24,6 +24,9 @@ from mt_paas_db.errors import MissingRightsError, ServerUnavailableError
 
 MINIMUM_VERSION = 15
 
+ROLE_EXISTS = frozenset({"42710", "23505"})
+"""SQLSTATEs of CREATE ROLE for a name in use: seen, or lost in a race for the unique index."""
+
 
 @dataclass(frozen=True, slots=True)
 class Oneself:

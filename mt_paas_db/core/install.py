@@ -9,14 +9,14 @@ from typing import Any
 
 from psycopg import pq
 from psycopg.sql import Literal
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Installation
-from mt_paas_db.core.admin import Admin, AdminTransaction
+from mt_paas_db.core.admin import ROLE_EXISTS, Admin, AdminTransaction
 from mt_paas_db.core.models import Models
 from mt_paas_db.errors import ConfigurationError, InstallationTakenError
 from mt_paas_db.migrate.catalog import upgrade_catalog
@@ -59,6 +59,7 @@ def initialize(
 
 def _claim(step: AdminTransaction, cluster: str, name: str) -> None:
     owner = step.roles.owner
+    step.run("one_init_at_a_time")
     holder = step.ask("schema_owner", schema="mt_paas")
     if holder is not None and holder != owner:
         raise InstallationTakenError(
@@ -70,8 +71,8 @@ def _claim(step: AdminTransaction, cluster: str, name: str) -> None:
         try:
             with step.connection.begin_nested():
                 step.run("create_owner", owner=owner)
-        except ProgrammingError as error:
-            if sqlstate_of(error) != "42710":
+        except DBAPIError as error:
+            if sqlstate_of(error) not in ROLE_EXISTS:
                 raise
             claimed_by = step.ask("role_comment", role=owner) or "a role that mt_paas_db did not make"
             raise InstallationTakenError(

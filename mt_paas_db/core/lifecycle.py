@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.identifiers import (
@@ -24,7 +24,7 @@ from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Event, Installation, NameKind, Tenant, TenantState
-from mt_paas_db.core.admin import Admin, AdminTransaction
+from mt_paas_db.core.admin import ROLE_EXISTS, Admin, AdminTransaction
 from mt_paas_db.core.install import DEFAULT_CELL
 from mt_paas_db.core.models import Models
 from mt_paas_db.core.transitions import transition
@@ -120,8 +120,8 @@ class Lifecycle:
             try:
                 with step.connection.begin_nested():
                     step.run("create_tenant_role", role=sql_name)
-            except ProgrammingError as error:
-                if sqlstate_of(error) != "42710":  # another installation's role of this name
+            except DBAPIError as error:
+                if sqlstate_of(error) not in ROLE_EXISTS:  # another installation's role of this name
                     raise
                 continue
             step.run("group_joins", group=roles.group, role=sql_name)

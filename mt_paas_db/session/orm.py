@@ -29,7 +29,8 @@ class TenantSession(Session):
     def __init__(self, bind: Engine, *, pin: Pin, **options: Any) -> None:
         if options.pop("binds", None) or options.get("twophase"):
             raise ConfigurationError("a tenant session has one engine and ordinary transactions")
-        super().__init__(bind=bind, **options)
+        # Once closed, a session is over: reopened by a late statement, nobody would close it again.
+        super().__init__(bind=bind, close_resets_only=False, **options)
         self._tenant_engine = bind
         self._pin = pin
 

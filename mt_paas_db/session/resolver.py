@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -34,6 +34,7 @@ from mt_paas_db.session.pin import Pin, PinOptions, make_pin
 EngineT = TypeVar("EngineT", Engine, AsyncEngine)
 _OPEN = frozenset({TenantState.ACTIVE, TenantState.READ_ONLY})
 _MAX_ENTRIES = 50_000
+_MAX_PINS = 64  # of one tenant: a caller may compute its time-outs
 
 
 @dataclass(slots=True)
@@ -47,9 +48,13 @@ class Resolved:
 
     def bind(self, engine: EngineT, options: PinOptions) -> tuple[Pin, EngineT]:
         """Return a pin and `engine` with it: an engine whose every transaction is this tenant's."""
+        if self.resolution.state is TenantState.READ_ONLY:
+            options = replace(options, read_only=True)
         key = (options, id(engine))
         bound = self._bound.get(key)
         if bound is None:
+            if len(self._bound) >= _MAX_PINS:
+                self._bound.clear()
             pin = make_pin(self.resolution, asked_as=self.name, options=options)
             # The engine is kept beside, so that its id cannot become another's while the key lives.
             bound = self._bound[key] = (pin, engine.execution_options(**{PIN_OPTION: pin}), engine)
