@@ -18,6 +18,7 @@
     │   ├── UnknownTenantError
     │   ├── TenantExistsError
     │   ├── NameReservedError           .name: an id or alias that may not be claimed (yet)
+    │   ├── UnknownAliasError  .alias   the tenant has no such alias
     │   ├── TenantUnavailableError .state .reason
     │   │   ├── TenantSuspendedError
     │   │   └── TenantNotReadyError     provisioning, maintenance, archived or deleting
@@ -166,6 +167,14 @@ class NameReservedError(TenantError):
         self.name = name
 
 
+class UnknownAliasError(TenantError):
+    """The tenant has no such alias; nothing was changed."""
+
+    def __init__(self, tenant_id: str, alias: str) -> None:
+        super().__init__(tenant_id, f"has no alias {alias!r}; `mt-paas-db tenant show` lists those it has")
+        self.alias = alias
+
+
 class TenantUnavailableError(TenantError):
     """The tenant exists but takes no sessions now. ``state`` and ``reason`` come from the catalog."""
 
@@ -208,7 +217,8 @@ class ConfirmationError(TenantError):
     """A destructive step was not confirmed by the tenant's id typed again; nothing was changed."""
 
     def __init__(self, tenant_id: str, typed: str | None) -> None:
-        super().__init__(tenant_id, f"to confirm, repeat the id exactly; got {typed!r}")
+        got = "nothing was typed" if typed is None else f"got {typed!r}"
+        super().__init__(tenant_id, f"to confirm, repeat the id exactly; {got}")
         self.typed = typed
 
 

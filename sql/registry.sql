@@ -135,6 +135,8 @@ VALUES (coalesce(:actor, session_user), :action, :tenant_id, :generation, :outco
 -- name: events
 SELECT event_id, at, actor, action, tenant_id, generation, outcome, detail
   FROM mt_paas.event
- WHERE (CAST(:tenant_id AS text) IS NULL OR tenant_id = :tenant_id)
+ WHERE CAST(:name AS text) IS NULL
+    OR tenant_id = :name
+    OR generation = (SELECT n.generation FROM mt_paas.tenant_name n WHERE n.name = :name AND n.released_at IS NULL)
  ORDER BY event_id DESC
  LIMIT :page_size;

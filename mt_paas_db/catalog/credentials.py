@@ -67,7 +67,7 @@ def cluster_url(provider: CredentialProvider, entry: str, purpose: Purpose) -> U
         raise ConfigurationError(f"cluster {entry!r} has no {purpose} DSN; set {setting}")
     try:
         url = make_url(dsn)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number, say
         raise ConfigurationError(
             f"the {purpose} DSN of cluster {entry!r} is not a URL; write {setting}=postgresql://user:password@host/database"
         ) from None

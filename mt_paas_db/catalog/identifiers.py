@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from typing import NewType
 
@@ -108,6 +109,18 @@ def parse_sql_name(value: object) -> SqlName:
     if text.startswith("pg_") or text in {"public", "mt_paas", "information_schema", "none"}:
         raise InvalidIdentifierError("SQL name", value, "the word is reserved")
     return SqlName(text)
+
+
+def parse_display_name(value: object) -> str:
+    """Return `value` as a display name, or raise `InvalidIdentifierError`.
+
+    Any Unicode of 1 to 200 characters that a person can read: no control characters, no lone surrogates.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= 200:
+        raise InvalidIdentifierError("display name", value, "use a text of 1 to 200 characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
+        raise InvalidIdentifierError("display name", value, "it contains characters that cannot be shown")
+    return value
 
 
 def _plain_text(kind: str, value: object, *, max_length: int) -> str:

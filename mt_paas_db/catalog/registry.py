@@ -101,7 +101,12 @@ def get(connection: Connection, name: TenantName, *, lock: bool = False) -> Tena
     ).scalar_one_or_none()
     if generation is None:
         raise UnknownTenantError(name)
-    return next(iter(_page(connection, generation=generation)))
+    return _page(connection, generation=generation)[0]
+
+
+def by_generation(connection: Connection, generation: int) -> Tenant | None:
+    """Return a tenant by its generation, or None where it was deleted."""
+    return next(iter(_page(connection, generation=generation)), None)
 
 
 def tenants(connection: Connection, *, state: TenantState | None = None) -> Iterator[Tenant]:
@@ -206,7 +211,7 @@ def record(
     )
 
 
-def events(connection: Connection, *, tenant_id: str | None = None, limit: int = 100) -> list[Event]:
-    """Return the newest lines of the lifecycle log, newest first."""
-    rows = connection.execute(query(_FILE, "events"), {"tenant_id": tenant_id, "page_size": limit}).mappings()
+def events(connection: Connection, *, name: TenantName | None = None, limit: int = 100) -> list[Event]:
+    """Return the newest lines of the lifecycle log, newest first: all, or those of the tenant called `name`."""
+    rows = connection.execute(query(_FILE, "events"), {"name": name, "page_size": limit}).mappings()
     return [Event(**row) for row in rows]

@@ -20,7 +20,7 @@ from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import MissingRightsError, ServerUnavailableError
+from mt_paas_db.errors import CatalogMissingError, MissingRightsError, ServerUnavailableError
 
 MINIMUM_VERSION = 15
 
@@ -42,9 +42,10 @@ class Oneself:
 class AdminTransaction:
     """An open transaction of the admin. `connection` acts as the admin, or inside `as_owner` as the owner."""
 
-    def __init__(self, connection: Connection, roles: InstallationRoles) -> None:
+    def __init__(self, connection: Connection, roles: InstallationRoles, cluster: str) -> None:
         self.connection = connection
         self.roles = roles
+        self._cluster = cluster
         self.oneself = Oneself(**connection.execute(query("roles", "oneself")).mappings().one())
 
     def run(self, name: str, /, **parts: str | Literal) -> None:
@@ -57,8 +58,18 @@ class AdminTransaction:
 
     @contextmanager
     def as_owner(self) -> Iterator[Connection]:
-        """Act as the owner role for the block. An error leaves the role to the rollback that follows it."""
-        self.run("act_as", role=self.roles.owner)
+        """Act as the owner role for the block. An error leaves the role to the rollback that follows it.
+
+        Raises `CatalogMissingError` where there is no such role: nobody has run `init`.
+        """
+        try:
+            self.run("act_as", role=self.roles.owner)
+        except DBAPIError as error:
+            if sqlstate_of(error) != "22023":
+                raise
+            raise CatalogMissingError(
+                self._cluster, f"this server has no installation {self.roles.installation!r}"
+            ) from error
         yield self.connection
         self.run("act_as_oneself")
 
@@ -106,7 +117,7 @@ class Admin:
             self._engine = self._make_engine()
         try:
             with self._engine.begin() as connection:
-                transaction = AdminTransaction(connection, self.roles)
+                transaction = AdminTransaction(connection, self.roles, self.cluster)
                 transaction.run("admin_path")
                 if transaction.oneself.version < MINIMUM_VERSION * 10_000:
                     raise MissingRightsError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -50,33 +50,51 @@ class Patient:
         self.credentials = credentials
         self._door = door
         self._admin = admin
+        self._failed: set[str] = set()
         self._open = ExitStack()
 
     @cached_property
     def app(self) -> Connection:
         """A connection of the login role, as the catalog look-up uses it."""
-        return self._open.enter_context(self._door.engines.blocking(self.cluster, "catalog").connect())
+        with self._once("app"):
+            return self._open.enter_context(self._door.engines.blocking(self.cluster, "catalog").connect())
 
     @cached_property
     def admin(self) -> AdminTransaction:
         """A transaction of the admin. Raises `CannotLookError` where there is no admin DSN."""
         assert self._admin is not None
+        with self._once("admin"):
+            try:
+                return self._open.enter_context(self._admin.transaction())
+            except ConfigurationError as error:
+                raise CannotLookError(str(error)) from error
+
+    @contextmanager
+    def _once(self, dsn: str) -> Iterator[None]:
+        """Let the first failure to connect through; later checks cannot look, and need not say it again."""
+        if dsn in self._failed:
+            raise CannotLookError(f"the {dsn} DSN does not connect")
         try:
-            return self._open.enter_context(self._admin.transaction())
-        except ConfigurationError as error:
-            raise CannotLookError(str(error)) from error
+            yield
+        except TenancyError:
+            self._failed.add(dsn)
+            raise
 
     def ask(self, name: str, **values: Any) -> list[RowMapping]:
         """Return the rows of a query of ``sql/checks.sql``, asked as the admin."""
         return list(self.admin.connection.execute(query("checks", name), values).mappings())
 
+    @property
+    def has_login(self) -> bool:
+        """Whether the login role exists."""
+        return bool(self.admin.ask("role_exists", role=self.roles.login))
+
     @cached_property
     def login(self) -> RowMapping:
         """The login role's attributes. Raises `CannotLookError` where it does not exist."""
-        rows = self.ask("login_attributes", login=self.roles.login)
-        if not rows:
-            raise CannotLookError(f"role {self.roles.login!r} does not exist; run `mt-paas-db init`")
-        return rows[0]
+        if not self.has_login:
+            raise CannotLookError(f"role {self.roles.login!r} does not exist")
+        return self.ask("login_attributes", login=self.roles.login)[0]
 
     def close(self) -> None:
         """Close what was opened; nothing was changed."""
@@ -103,8 +121,6 @@ def _run(patient: Patient, checks: Iterable[Check]) -> Report:
                 results.append(Result(one.id, one.title, (), skipped=str(reason)))
             except (TenancyError, DBAPIError) as error:
                 results.append(Result(one.id, one.title, (Finding(Severity.ERROR, str(error)),)))
-                if one.id == "server.reachable":
-                    break  # nothing else can look
     finally:
         patient.close()
     return Report(tuple(results))
@@ -125,6 +141,12 @@ def _catalog(patient: Patient) -> Iterator[Finding]:
     yield Finding(Severity.WARNING, f"a tenant is called {_PROBE!r}, which readiness uses as a name nobody has")
 
 
+@check("admin.reachable", "the admin DSN connects")
+def _admin_reachable(patient: Patient) -> Iterator[Finding]:
+    _ = patient.admin
+    yield from ()
+
+
 @check("server.version", "the server's release is known to be sound")
 def _version(patient: Patient) -> Iterator[Finding]:
     number = patient.admin.oneself.version
@@ -140,7 +162,11 @@ def _version(patient: Patient) -> Iterator[Finding]:
 
 @check("login.attributes", "the login role has no powers")
 def _login_attributes(patient: Patient) -> Iterator[Finding]:
-    login, role = patient.login, patient.roles.login
+    role = patient.roles.login
+    if not patient.has_login:
+        yield Finding(Severity.ERROR, f"role {role!r} does not exist: nobody has run init", "mt-paas-db init")
+        return
+    login = patient.login
     for attribute, word in {
         "rolsuper": "SUPERUSER",
         "rolinherit": "INHERIT",

@@ -16,6 +16,7 @@ from mt_paas_db.catalog.identifiers import (
     SqlName,
     TenantId,
     TenantName,
+    parse_display_name,
     parse_name,
     parse_tenant_id,
     tenant_sql_name,
@@ -35,10 +36,23 @@ from mt_paas_db.errors import (
     ProvisioningError,
     TenancyError,
     TenantExistsError,
-    UnknownTenantError,
+    UnknownAliasError,
 )
 
 _NAME_ATTEMPTS = 5
+
+
+class _Change:
+    """A tenant being changed: as it was, and, once the block has ended, as it is then."""
+
+    def __init__(self, step: AdminTransaction, tenant: Tenant) -> None:
+        self.step = step
+        self.tenant = tenant
+        self.after = tenant
+
+    def read_again(self) -> None:
+        """Read the tenant in the same transaction: after the commit there is nothing left that could fail."""
+        self.after = registry.by_generation(self.step.connection, self.tenant.generation) or self.tenant
 
 
 class Lifecycle:
@@ -67,6 +81,7 @@ class Lifecycle:
         """
         parsed = parse_tenant_id(tenant_id)
         names = [parse_name(alias) for alias in aliases]
+        shown = parse_display_name(parsed if display_name is None else display_name)
         if self._models is None:
             raise ConfigurationError(
                 "no models are known, so a new tenant would have no tables; pass TenantManager(models=Base.metadata) "
@@ -82,7 +97,7 @@ class Lifecycle:
                         connection,
                         tenant_id=parsed,
                         generation=generation,
-                        display_name=display_name or parsed,
+                        display_name=shown,
                         cell=DEFAULT_CELL,
                         sql_name=sql_name,
                     )
@@ -164,17 +179,23 @@ class Lifecycle:
             return list(registry.tenants(connection, state=state))
 
     def events(self, tenant_id: str | None = None, *, limit: int = 100) -> list[Event]:
-        """Return the newest lines of the lifecycle log, newest first."""
+        """Return the newest lines of the lifecycle log, newest first.
+
+        With a tenant's id or alias: all that happened to this tenant under whatever name, and what was
+        tried under this name.
+        """
+        name = parse_name(tenant_id) if tenant_id is not None else None
         with self._admin.transaction() as step, step.as_owner() as connection:
             self._own_installation(step)
-            return registry.events(connection, tenant_id=tenant_id, limit=limit)
+            return registry.events(connection, name=name, limit=limit)
 
     def suspend(self, tenant_id: str, *, reason: str = "other", actor: str | None = None) -> Tenant:
         """Suspend a tenant: the server refuses its role from the next transaction of any process on.
 
         The login role loses its membership of the tenant's role; data and rights stay as they are.
         """
-        with self._changing("suspend", tenant_id, actor, detail={"reason": reason}) as (step, tenant):
+        with self._changing("suspend", tenant_id, actor, detail={"reason": reason}) as change:
+            step, tenant = change.step, change.tenant
             registry.run(
                 step.connection,
                 "set_state",
@@ -185,11 +206,12 @@ class Lifecycle:
             step.run("act_as_oneself")
             self._leave(step, tenant)
             step.run("act_as", role=step.roles.owner)
-        return self.get(tenant_id)
+        return change.after
 
     def resume(self, tenant_id: str, *, actor: str | None = None) -> Tenant:
         """Give a suspended tenant back."""
-        with self._changing("resume", tenant_id, actor) as (step, tenant):
+        with self._changing("resume", tenant_id, actor) as change:
+            step, tenant = change.step, change.tenant
             registry.run(
                 step.connection,
                 "set_state",
@@ -200,7 +222,7 @@ class Lifecycle:
             step.run("act_as_oneself")
             self._join(step, SqlName(tenant.placement.role_name))
             step.run("act_as", role=step.roles.owner)
-        return self.get(tenant_id)
+        return change.after
 
     def rename(self, tenant_id: str, new_id: str, *, actor: str | None = None) -> Tenant:
         """Change a tenant's id. Schema and role stay; the old id leads to this tenant for ever.
@@ -208,38 +230,41 @@ class Lifecycle:
         Raises `NameReservedError` where the new id belongs, or belonged, to another tenant.
         """
         parsed = parse_tenant_id(new_id)
-        with self._changing("rename", tenant_id, actor, detail={"to": parsed}) as (step, tenant):
+        with self._changing("rename", tenant_id, actor, detail={"to": parsed}) as change:
+            tenant = change.tenant
             if parsed != tenant.tenant_id:
-                connection = step.connection
+                connection = change.step.connection
                 registry.run(connection, "retire_id", name=tenant.tenant_id, generation=tenant.generation)
                 registry.claim(connection, parsed, tenant.generation, NameKind.ID)
                 registry.run(connection, "set_tenant_id", tenant_id=parsed, generation=tenant.generation)
-        return self.get(parsed)
+        return change.after
 
     def add_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
         """Let `alias`, a host name or an old name, lead to the tenant. Raises `NameReservedError`."""
         name = parse_name(alias)
-        with self._changing("add_alias", tenant_id, actor, detail={"alias": name}) as (step, tenant):
-            registry.claim(step.connection, name, tenant.generation, NameKind.ALIAS)
-        return self.get(tenant_id)
+        with self._changing("add_alias", tenant_id, actor, detail={"alias": name}) as change:
+            registry.claim(change.step.connection, name, change.tenant.generation, NameKind.ALIAS)
+        return change.after
 
     def release_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
         """Take an alias away. It leads nowhere at once, and may be claimed anew after twice the cache bound.
 
-        Raises `UnknownTenantError` where the tenant has no such alias.
+        Raises `UnknownAliasError` where the tenant has no such alias.
         """
         name = parse_name(alias)
-        with self._changing("release_alias", tenant_id, actor, detail={"alias": name}) as (step, tenant):
-            if not registry.run(step.connection, "release_alias", name=name, generation=tenant.generation):
-                raise UnknownTenantError(alias)
-        return self.get(tenant_id)
+        with self._changing("release_alias", tenant_id, actor, detail={"alias": name}) as change:
+            tenant = change.tenant
+            if not registry.run(change.step.connection, "release_alias", name=name, generation=tenant.generation):
+                raise UnknownAliasError(tenant.tenant_id, name)
+        return change.after
 
     def delete(self, tenant_id: str, *, confirm: str | None, actor: str | None = None) -> None:
         """Drop a suspended tenant: schema, role, names. `confirm` must repeat its present id.
 
         A tenant created later under the same id has another generation, hence another role and schema.
         """
-        with self._changing("delete", tenant_id, actor) as (step, tenant):
+        with self._changing("delete", tenant_id, actor) as change:
+            step, tenant = change.step, change.tenant
             transition(tenant.tenant_id, tenant.state, "delete")
             if confirm != tenant.tenant_id:
                 raise ConfirmationError(tenant.tenant_id, confirm)
@@ -260,7 +285,7 @@ class Lifecycle:
     @contextmanager
     def _changing(
         self, action: str, tenant_id: str, actor: str | None, *, detail: dict[str, str] | None = None
-    ) -> Iterator[tuple[AdminTransaction, Tenant]]:
+    ) -> Iterator[_Change]:
         """Open a transaction as the owner, with the tenant's row locked; record the action at its end."""
         name = parse_name(tenant_id)
         with (
@@ -270,7 +295,8 @@ class Lifecycle:
         ):
             self._own_installation(step)
             tenant = registry.get(connection, name, lock=True)
-            yield step, tenant
+            change = _Change(step, tenant)
+            yield change
             registry.record(
                 connection,
                 action=action,
@@ -279,6 +305,7 @@ class Lifecycle:
                 actor=self._who(step, actor),
                 detail=detail,
             )
+            change.read_again()
 
     @contextmanager
     def _recorded(
@@ -333,5 +360,5 @@ class Lifecycle:
             raise MissingRightsError(
                 self._admin.cluster,
                 f"tenant {tenant.tenant_id!r} was not suspended: {login!r} is still a member of {role!r}, "
-                "through a grant that this admin may not revoke",
+                "through another role or a grant that this admin may not revoke",
             )

@@ -26,7 +26,7 @@ def load_models(path: str) -> MetaData:
         found: Any = importlib.import_module(module_name)
         for part in (attribute or "Base").split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigurationError(f"models {path!r} cannot be loaded ({error}); write package.module:Base") from error
     return metadata_of(found)
 

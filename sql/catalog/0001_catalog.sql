@@ -63,6 +63,7 @@ CREATE TABLE mt_paas.event (
     detail     jsonb       NOT NULL DEFAULT '{}'
 );
 CREATE INDEX event_tenant ON mt_paas.event (tenant_id, event_id);
+CREATE INDEX event_generation ON mt_paas.event (generation, event_id);
 
 CREATE FUNCTION mt_paas.refuse_change() RETURNS trigger
     LANGUAGE plpgsql

@@ -1,0 +1,1 @@
+"""An example service: a university chatbot whose tenants are universities."""
