@@ -10,6 +10,7 @@
     ├── ServerError            .cluster
     │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
     │   ├── MissingRightsError          the admin's role may not do what the step needs
+    │   ├── LockedError                 another transaction holds what the step needs; nothing was changed
     │   ├── CatalogMissingError         the database has no control schema: run ``init``
     │   ├── CatalogVersionError         .found .expected: code and catalog are too far apart
     │   ├── InstallationTakenError      the installation's name is used by another database
@@ -102,6 +103,10 @@ class ServerUnavailableError(ServerError):
 
 class MissingRightsError(ServerError):
     """The admin's role lacks a right that the step needs; nothing was changed."""
+
+
+class LockedError(ServerError):
+    """Another transaction held a lock that the step needs for too long; nothing was changed."""
 
 
 class CatalogMissingError(ServerError):

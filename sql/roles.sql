@@ -133,6 +133,10 @@ SET LOCAL search_path = {schema}, pg_temp;
 -- name: admin_path
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- name: admin_patience
+-- A lock that is waited for queues everybody behind it; 30 s is longer than a request should take.
+SET LOCAL lock_timeout = '30s';
+
 -- name: role_exists
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :role);
 

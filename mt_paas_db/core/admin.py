@@ -20,7 +20,7 @@ from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import CatalogMissingError, MissingRightsError, ServerUnavailableError
+from mt_paas_db.errors import CatalogMissingError, LockedError, MissingRightsError, ServerUnavailableError
 
 MINIMUM_VERSION = 15
 
@@ -112,6 +112,7 @@ class Admin:
         Raises:
             ServerUnavailableError: No connection.
             MissingRightsError: The server refused a statement for want of a right (42501).
+            LockedError: A lock was not to be had within 30 s (55P03).
         """
         if self._engine is None:
             self._engine = self._make_engine()
@@ -119,6 +120,7 @@ class Admin:
             with self._engine.begin() as connection:
                 transaction = AdminTransaction(connection, self.roles, self.cluster)
                 transaction.run("admin_path")
+                transaction.run("admin_patience")
                 if transaction.oneself.version < MINIMUM_VERSION * 10_000:
                     raise MissingRightsError(
                         self.cluster,
@@ -132,5 +134,11 @@ class Admin:
                     self.cluster,
                     f"the admin's role lacks a right: {str(error.orig).strip().splitlines()[0]}; "
                     "use an admin DSN of a superuser or of a role with CREATEROLE that ran `init`",
+                ) from error
+            if sqlstate_of(error) == "55P03":
+                raise LockedError(
+                    self.cluster,
+                    "another transaction has held a lock that this step needs for more than 30 s; "
+                    "nothing was changed, try again when it has ended",
                 ) from error
             raise
