@@ -11,7 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from mt_paas_db.catalog.queries import queries
 from mt_paas_db.errors import (
+    LockedError,
     PlacementChangedError,
     SchemaMissingError,
     ServerUnavailableError,
@@ -217,3 +219,13 @@ def test_a_tenant_that_is_not_ready_takes_no_session(runner: Runner, fleet: Serv
         runner.run("hallym", tenant_of)
 
     assert (refused.value.tenant_id, refused.value.state) == ("hallym", state)
+
+
+def test_a_lifecycle_step_does_not_wait_for_ever(fleet: Service, manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(queries("roles"), "admin_patience", "SET LOCAL lock_timeout = '100ms'")  # type: ignore[arg-type]
+    with fleet.superuser() as su, su.transaction():
+        su.execute("SELECT FROM mt_paas.tenant FOR UPDATE")
+        with pytest.raises(LockedError, match="nothing was changed"):
+            manager.suspend("hallym")
+
+    assert manager.get("hallym").state == "active"
