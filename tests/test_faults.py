@@ -222,7 +222,7 @@ def test_a_tenant_that_is_not_ready_takes_no_session(runner: Runner, fleet: Serv
 
 
 def test_a_lifecycle_step_does_not_wait_for_ever(fleet: Service, manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(queries("roles"), "admin_patience", "SET LOCAL lock_timeout = '100ms'")  # type: ignore[arg-type]
+    monkeypatch.setitem(queries("roles"), "admin_patience", "SET LOCAL lock_timeout = '100ms'")
     with fleet.superuser() as su, su.transaction():
         su.execute("SELECT FROM mt_paas.tenant FOR UPDATE")
         with pytest.raises(LockedError, match="nothing was changed"):
