@@ -1,0 +1,167 @@
+"""What tenancy costs a transaction: a primary-key SELECT in its own transaction, tenants in turn.
+
+Which core a server process lands on changes a connection's latency by up to twice, and a machine is never
+quite idle. So the time is cut small. In each round every case gets new connections and the same warm-up,
+and then the cases of a route take turns of a few transactions, in an order that changes. A round gives one
+median to each case; ratios are taken within the round, and a bar is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from benchmarks.cases import OURS, PLAIN, Case, make_cases, place, reachable_routes
+from benchmarks.ground import Ground, prepared_ground
+from benchmarks.peers import PEERS, PeerWorker, peer_cases, peer_python
+from benchmarks.report import Bar, Result, Row, environment
+from benchmarks.round_trips import round_trip_figures
+from benchmarks.workload import visits
+
+SUMMARY = "a tenant's transaction against one without tenancy, the naive way and the peers"
+
+LIMIT = 1.15
+STRETCH = 1.05
+
+_ROUNDS, _FULL_ROUNDS = 30, 150
+_WARM_UP_PASSES = 7  # psycopg prepares a statement when it is used for the sixth time, ours once a tenant
+_TURNS = 5
+
+
+@dataclass
+class Samples:
+    """What a case took, in microseconds: every transaction, and the median of each round."""
+
+    all_us: list[float] = field(default_factory=list)
+    rounds_us: list[float] = field(default_factory=list)
+
+    def add_round(self, took_ns: Sequence[int]) -> None:
+        took_us = [ns / 1000 for ns in took_ns]
+        self.all_us += took_us
+        self.rounds_us.append(statistics.median(took_us))
+
+    def over(self, base: Samples) -> float:
+        """Return the median of the rounds' ratios to `base`."""
+        ratios = [mine / its for mine, its in zip(self.rounds_us, base.rounds_us, strict=True)]
+        return statistics.median(ratios)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tenants", type=_at_least(2), nargs="?", default=20, help="how many tenants; 20, at least 2")
+    parser.add_argument("--rounds", type=_at_least(1), help=f"{_ROUNDS}, or {_FULL_ROUNDS} with --full")
+    parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
+    parser.add_argument("--no-peers", action="store_true", help="leave out what is installed from PyPI")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not value.isdecimal() or int(value) < least:
+            raise argparse.ArgumentTypeError(f"{value!r}: a number is needed, at least {least}")
+        return int(value)
+
+    return parse
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Measure all cases. Raises `LookupError` where there is no PostgreSQL."""
+    rounds = options.rounds or (_FULL_ROUNDS if options.full else _ROUNDS)
+    remarks = [f"  load of the machine at the start: {os.getloadavg()[0]:.1f}"]
+    with ExitStack() as stack:
+        worker = None
+        if options.no_peers:
+            remarks.append("  left out: the peers (--no-peers)")
+        else:
+            try:
+                worker = stack.enter_context(PeerWorker(peer_python()))
+            except LookupError as error:
+                remarks.append(f"  left out: the peers, which cannot be installed ({error})")
+        ground = stack.enter_context(
+            prepared_ground(tenants=options.tenants, major=options.pg, peers=tuple(PEERS) if worker else ())
+        )
+        loop = stack.enter_context(asyncio.Runner())
+        routes, missing = reachable_routes(pooled=ground.pooler is not None)
+        remarks += [f"  left out: {what}" for what in missing]
+        groups = [make_cases(ground, route, loop) for route in routes]
+        if worker is not None:
+            for case in peer_cases(ground, worker, routes):
+                groups[routes.index(case.route)].append(case)
+        trips, trip_bars = round_trip_figures(ground, routes, loop)
+        samples = measure(ground, groups, rounds=rounds)
+        facts = environment(
+            postgresql=_server_version(ground),
+            pgbouncer=".".join(map(str, ground.pooler.version)) if ground.pooler else None,
+            packages=PEERS if worker else None,
+        )
+    remarks.append(f"  ratios to plain, median of {rounds} rounds (stretch for ours: {STRETCH}):")
+    remarks += ratio_lines(groups, samples)
+    return Result(
+        name="session",
+        environment=facts,
+        rows=[Row.of(str(case), samples[case].all_us, unit="us") for group in groups for case in group] + trips,
+        bars=ratio_bars(groups, samples) + trip_bars,
+        remarks=remarks,
+    )
+
+
+def measure(ground: Ground, groups: Sequence[Sequence[Case]], *, rounds: int) -> dict[Case, Samples]:
+    """Run all cases `rounds` times; `groups` hold the cases that are compared with each other."""
+    samples = {case: Samples() for group in groups for case in group}
+    tenants = len(ground.tenants)
+    for number in range(rounds):
+        if ground.pooler is not None:
+            ground.pooler.restart()  # else its server connections would stay where they are
+        warm_up = visits(tenants, passes=_WARM_UP_PASSES, seed=number)
+        turns = [visits(tenants, passes=1, seed=rounds + number * _TURNS + turn) for turn in range(_TURNS)]
+        for group in groups:
+            for case in group:
+                case.measure(warm_up)
+            took: dict[Case, list[int]] = {case: [] for case in group}
+            for turn, todo in enumerate(turns):
+                first = (number + turn) % len(group)
+                for case in [*group[first:], *group[:first]]:
+                    took[case] += case.measure(todo)
+            for case in group:
+                case.disconnect()
+                samples[case].add_round(took[case])
+    return samples
+
+
+def _by_way(group: Sequence[Case]) -> dict[str, Case]:
+    return {case.way: case for case in group}
+
+
+def ratio_bars(groups: Sequence[Sequence[Case]], samples: dict[Case, Samples]) -> list[Bar]:
+    """Return the bar of ours over plain on each route."""
+    bars = []
+    for group in groups:
+        ways = _by_way(group)
+        value = samples[ways[OURS]].over(samples[ways[PLAIN]])
+        bars.append(Bar(f"{place(group[0].route)}: ours / plain", round(value, 3), LIMIT))
+    return bars
+
+
+def ratio_lines(groups: Sequence[Sequence[Case]], samples: dict[Case, Samples]) -> list[str]:
+    """Return a line for each route, with every way's ratio to plain."""
+    lines = []
+    for group in groups:
+        ways = _by_way(group)
+        base = samples[ways[PLAIN]]
+        parts = [
+            f"{way} {samples[case].over(base):.2f}"
+            for way, case in ways.items()
+            if way != PLAIN
+        ]  # fmt: skip
+        lines.append(f"    {place(group[0].route):<26} {', '.join(parts)}")
+    return lines
+
+
+def _server_version(ground: Ground) -> str:
+    with ground.service.superuser() as connection:
+        row = connection.execute("SELECT current_setting('server_version')").fetchone()
+    assert row is not None
+    return str(row[0]).split()[0]

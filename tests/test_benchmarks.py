@@ -1,0 +1,208 @@
+"""The benchmarks' form: what they print, write and return. How fast anything is, is not asserted here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.report import Bar, Result, Row, environment
+from benchmarks.session import Samples
+from benchmarks.workload import ROWS, notes, shared_id, visits
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_document(document: dict[str, Any], name: str) -> None:
+    """Fail unless `document` has the form that every benchmark's JSON has, and no more."""
+    assert list(document) == ["name", "environment", "rows", "bars"]
+    assert document["name"] == name
+    facts = document["environment"]
+    assert set(facts) == {"cpu", "cores", "postgresql", "pgbouncer", "python", "packages"}
+    assert facts["cpu"]
+    assert facts["cores"] >= 1
+    assert facts["packages"]["sqlalchemy"]
+    assert document["rows"]
+    for row in document["rows"]:
+        assert set(row) == {"case", "median", "p95", "n", "unit"}
+        assert 0 <= row["median"] <= row["p95"]
+        assert row["n"] >= 1
+        assert row["unit"] in ("us", "ms", "s", "round trips")
+    assert document["bars"]
+    for bar in document["bars"]:
+        assert set(bar) == {"name", "value", "limit", "better", "holds"}
+        assert bar["better"] in ("lower", "higher")
+        assert bar["holds"] is (
+            bar["value"] <= bar["limit"] if bar["better"] == "lower" else bar["value"] >= bar["limit"]
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that adds a benchmark ``fake`` whose result has these bars."""
+
+    def add(*bars: Bar) -> None:
+        rows = [Row.of("a case", [1.0, 2.0, 3.0], unit="us")]
+        module: Any = ModuleType("benchmarks.fake")
+        module.SUMMARY = "a fake"
+        module.add_arguments = lambda parser: parser.add_argument("sizes", type=int, nargs="*")
+        module.run = lambda _: Result("fake", environment(), rows, bars, ["  a remark"])
+        monkeypatch.setitem(sys.modules, "benchmarks.fake", module)
+        monkeypatch.setitem(BENCHMARKS, "fake", "benchmarks.fake")
+
+    return add
+
+
+def test_a_bar_that_holds_gives_0_and_one_that_does_not_gives_1(
+    fake: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fake(Bar("at the limit", 1.15, 1.15), Bar("enough", 3, 2, better="higher"))
+    assert main(["fake", "3", "4"]) == 0
+    assert "DOES NOT HOLD" not in capsys.readouterr().out
+    fake(Bar("holds", 1, 2), Bar("over the limit", 1.151, 1.15))
+    assert main(["fake", "--json", str(tmp_path / "fake.json")]) == 1
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if "DOES NOT HOLD" in line] == ["over"]
+    assert "a remark" in out
+    assert "a case" in out
+    document = json.loads((tmp_path / "fake.json").read_text())
+    check_document(document, "fake")
+    assert [bar["holds"] for bar in document["bars"]] == [True, False]
+    fake(Bar("too few", 1, 2, better="higher"))
+    assert main(["fake"]) == 1
+
+
+def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "no benchmark 'nonsense'; there is imports, session"),
+        (["imports", "--nonsense"], "--nonsense"),
+        (["imports", "--plot", "x.svg"], "no plot"),
+        (["imports", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
+        (["session", "one"], "one"),
+        (["session", "1"], "at least 2"),
+        (["session", "--rounds", "0"], "--rounds"),
+        (["session", "--pg", "7", "--no-peers"], "no PostgreSQL 7 here"),
+    ],
+)
+def test_a_wrong_call_gives_2_and_says_why(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    try:
+        status: object = main(arguments)
+    except SystemExit as error:  # as argparse ends
+        status = error.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_imports_runs_as_a_command(tmp_path: Path) -> None:
+    target = tmp_path / "imports.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "imports", "3", "--json", target],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    document = json.loads(target.read_text())
+    check_document(document, "imports")
+    assert done.returncode == (0 if all(bar["holds"] for bar in document["bars"]) else 1), done.stderr
+    (heavy,) = [bar for bar in document["bars"] if "sqlalchemy" in bar["name"]]
+    assert heavy["holds"], done.stdout
+    assert [row["n"] for row in document["rows"]] == [3, 3]
+
+
+def test_session_runs_end_to_end(
+    pytestconfig: pytest.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.cases import reachable_routes
+    from tests.servers import find_pgbouncer, find_postgres
+
+    try:
+        binaries = find_postgres(pytestconfig.getoption("--pg"))
+    except LookupError as error:
+        pytest.skip(str(error))
+    try:
+        find_pgbouncer()
+    except LookupError:
+        pooled = False
+    else:
+        pooled = True
+    target = tmp_path / "session.json"
+    arguments = ["session", "2", "--rounds", "2", "--no-peers", "--pg", str(binaries.major), "--json", str(target)]
+    status = main(arguments)
+    document = json.loads(target.read_text())
+    check_document(document, "session")
+    assert status == (0 if all(bar["holds"] for bar in document["bars"]) else 1)
+    out = capsys.readouterr().out
+    assert "left out: the peers (--no-peers)" in out
+    assert document["environment"]["postgresql"].startswith(str(binaries.major))
+    assert bool(document["environment"]["pgbouncer"]) is pooled
+    assert pooled or "left out: everything through PgBouncer" in out
+    routes, _ = reachable_routes(pooled=pooled)
+    timed = [row for row in document["rows"] if row["unit"] == "us"]
+    trips = [row for row in document["rows"] if row["unit"] == "round trips"]
+    assert len(timed) == len(trips) == 3 * len(routes)
+    assert len(document["bars"]) == 2 * len(routes)
+    by_case = {row["case"]: row["median"] for row in trips}
+    for bar in (bar for bar in document["bars"] if "round trips" in bar["name"]):
+        assert bar["holds"], bar
+    for case, count in by_case.items():
+        if "naive" in case:
+            assert count > by_case[case.replace("naive", "plain")]
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    base, mine = Samples(), Samples()
+    # The machine was slow in the second round, for both; over all transactions mine would look faster.
+    for base_us, mine_us in ((100, 110), (1000, 1100), (100, 120)):
+        base.add_round([base_us * 1000] * 3)
+        mine.add_round([mine_us * 1000] * 3)
+    assert mine.over(base) == pytest.approx(1.1)
+    assert base.all_us == [100.0] * 3 + [1000.0] * 3 + [100.0] * 3
+
+
+def test_visits_are_the_same_for_all_cases_and_fair_to_all_tenants() -> None:
+    made = visits(20, passes=7, seed=3)
+    assert made == visits(20, passes=7, seed=3)
+    assert made != visits(20, passes=7, seed=4)
+    assert sorted(tenant for tenant, _ in made) == sorted(list(range(20)) * 7)
+    assert {tenant for tenant, _ in made[:20]} == set(range(20))
+    assert notes(3, first_id=shared_id(3, 0))[5]["id"] == shared_id(3, 5) == 3 * ROWS + 6
+
+
+def test_a_row_needs_a_value() -> None:
+    assert Row.of("one", [5.0], unit="ms") == Row("one", 5.0, 5.0, 1, "ms")
+    with pytest.raises(ValueError, match="nothing was measured"):
+        Row.of("none", [], unit="ms")
+
+
+def test_the_peers_say_why_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from benchmarks import peers
+
+    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    monkeypatch.setattr(peers, "INSTALL", ("-c", "import sys; sys.exit('ERROR: no index can be reached')"))
+    with pytest.raises(LookupError, match="no index can be reached"):
+        peers.peer_python()
+    assert not list(tmp_path.glob("*/complete"))
+
+
+def test_arguments_are_parsed_as_documented() -> None:
+    from benchmarks import session
+
+    parser = argparse.ArgumentParser()
+    session.add_arguments(parser)
+    assert parser.parse_args([]).tenants == 20
+    assert parser.parse_args(["7", "--pg", "15"]).pg == 15

@@ -1,0 +1,572 @@
+"""The doctor: every fault that a check is for, planted on a real server, is found, and its mend cures it.
+
+Longer than most: it is the list of what may be wrong, with one entry for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, select
+
+from mt_paas_db.core import TenantManager, TenantState, doctor
+from mt_paas_db.core.checks import CHECKS, Finding, Report, Severity
+from tests.fleet import PASSWORD, Service
+from tests.models import Note
+from tests.servers import PgBouncer, PostgresServer
+from tests.servers.processes import free_port
+from tests.test_install import app_dsn, clusters, server_state
+
+
+def found(report: Report, check_id: str | None = None) -> list[Finding]:
+    """Return the findings of one check, or of all, but for the server's release, which is not ours to choose."""
+    return [
+        finding
+        for result in report.results
+        if result.id == check_id or (check_id is None and result.id != "server.version")
+        for finding in result.findings
+    ]
+
+
+def looked(report: Report) -> list[str]:
+    return [result.id for result in report.results if result.skipped is None]
+
+
+def execute(service: Service, *statements: str) -> None:
+    with service.superuser() as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def major(service: Service) -> int:
+    with service.superuser() as connection:
+        return connection.info.server_version // 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The names that a planted fault is about."""
+
+    login: str
+    owner: str
+    group: str
+    tenant: str
+    neighbour: str
+    database: str
+    helper: str
+
+
+@pytest.fixture
+def names(fleet: Service, manager: TenantManager) -> Names:
+    return Names(
+        login=fleet.login,
+        owner=f"{fleet.name}_owner",
+        group=f"{fleet.name}_tenant",
+        tenant=manager.get("hallym").placement.role_name,
+        neighbour=manager.get("korea").placement.role_name,
+        database=fleet.database,
+        helper=f"{fleet.name}_helper",
+    )
+
+
+def plant(service: Service, names: Names, statements: str) -> None:
+    execute(
+        service, *(part.strip().format(**dataclasses.asdict(names)) for part in statements.split(";") if part.strip())
+    )
+
+
+# -- a sound installation
+
+
+def test_a_sound_installation_has_no_finding(fleet: Service, manager: TenantManager) -> None:
+    manager.suspend("korea")
+    before = server_state(fleet)
+    report = fleet.manager().doctor()
+    assert report.ok
+    assert found(report) == []
+    assert looked(report) == list(CHECKS)
+    assert server_state(fleet) == before
+
+
+def test_a_fresh_installation_without_tenants_is_sound(manager: TenantManager) -> None:
+    assert found(manager.doctor()) == []
+
+
+def test_readiness_is_the_quick_part_and_needs_no_admin(fleet: Service) -> None:
+    report = fleet.manager(clusters={"main": {"app_dsn": app_dsn(fleet)}}).readiness()
+    assert report.ok
+    assert [result.id for result in report.results] == ["server.reachable", "catalog.version"]
+
+
+def test_a_report_is_plain_values(fleet: Service, names: Names, manager: TenantManager) -> None:
+    plant(fleet, names, 'ALTER ROLE "{login}" CREATEDB')
+    report = json.loads(json.dumps(manager.doctor().as_dict()))
+    assert report["ok"] is False
+    (result,) = [r for r in report["results"] if r["id"] == "login.attributes"]
+    assert result["findings"] == [
+        {
+            "severity": "error",
+            "message": f"role '{names.login}' has CREATEDB",
+            "mend": f'ALTER ROLE "{names.login}" NOCREATEDB;',
+        }
+    ]
+    assert PASSWORD not in json.dumps(report)
+
+
+# -- faults, their findings and what mends them: check, what is done to the server, what the finding says
+
+Fault = tuple[str, str, str]
+
+_FAULTS: dict[str, Fault] = {
+    **{
+        f"login has {word}": ("login.attributes", f'ALTER ROLE "{{login}}" {word}', f"has {word}")
+        for word in ("SUPERUSER", "INHERIT", "CREATEROLE", "CREATEDB", "BYPASSRLS", "REPLICATION")
+    },
+    "login may not log in": ("login.attributes", 'ALTER ROLE "{login}" NOLOGIN', "cannot log in"),
+    "login without a path": ("login.path", 'ALTER ROLE "{login}" RESET search_path', "'of the server'"),
+    "login with public on its path": (
+        "login.path",
+        'ALTER ROLE "{login}" SET search_path = public, "$user"',
+        "public",
+    ),
+    "login with a path that has pg_temp first": (
+        "login.path",
+        'ALTER ROLE "{login}" SET search_path = "$user"',
+        "could find tables",
+    ),
+    "public is open to PUBLIC": ("login.rights", "GRANT USAGE ON SCHEMA public TO PUBLIC", "'public'"),
+    "login may create in public": ("login.rights", 'GRANT CREATE ON SCHEMA public TO "{login}"', "'public'"),
+    "login may use a tenant's schema": (
+        "login.rights",
+        'GRANT USAGE ON SCHEMA "{tenant}" TO "{login}"',
+        "hallym",
+    ),
+    "a tenant's schema is open to PUBLIC": ("login.rights", 'GRANT USAGE ON SCHEMA "{tenant}" TO PUBLIC', "hallym"),
+    "TEMP for PUBLIC": ("login.database", 'GRANT TEMP ON DATABASE "{database}" TO PUBLIC', "TEMP"),
+    "TEMP for the login": ("login.database", 'GRANT TEMP ON DATABASE "{database}" TO "{login}"', "TEMP"),
+    "CREATE for the login": ("login.database", 'GRANT CREATE ON DATABASE "{database}" TO "{login}"', "CREATE"),
+    "no CONNECT for the login": (
+        "login.database",
+        'REVOKE CONNECT ON DATABASE "{database}" FROM "{login}"',
+        "may not connect",
+    ),
+    "login administers a tenant's role": (
+        "login.memberships",
+        'GRANT "{tenant}" TO "{login}" WITH ADMIN OPTION',
+        "may grant",
+    ),
+    "a tenant's schema belongs to another": (
+        "tenants.server",
+        'ALTER SCHEMA "{tenant}" OWNER TO postgres',
+        "belongs to 'postgres'",
+    ),
+    "a tenant may not use its schema": (
+        "tenants.server",
+        'REVOKE USAGE ON SCHEMA "{tenant}" FROM "{tenant}"',
+        "may not use its schema",
+    ),
+    "a tenant may create in its schema": (
+        "tenants.server",
+        'GRANT CREATE ON SCHEMA "{tenant}" TO "{tenant}"',
+        "may create objects",
+    ),
+    "login may not take an active tenant's role": (
+        "tenants.server",
+        'REVOKE "{tenant}" FROM "{login}"',
+        "may not take its role",
+    ),
+    "login may take a suspended tenant's role": (
+        "tenants.server",
+        "UPDATE mt_paas.tenant SET state = 'suspended' WHERE tenant_id = 'hallym'",
+        "may still take its role",
+    ),
+}
+
+# Only from PostgreSQL 16 on a membership has these options.
+_FAULTS_16: dict[str, Fault] = {
+    "login inherits from a tenant": (
+        "login.memberships",
+        'GRANT "{tenant}" TO "{login}" WITH INHERIT TRUE',
+        "has the rights of",
+    ),
+    "login may not set a tenant's role": (
+        "login.memberships",
+        'GRANT "{tenant}" TO "{login}" WITH SET FALSE',
+        "may not take",
+    ),
+    "a dba let the login inherit from a tenant": (
+        "login.memberships",
+        """CREATE ROLE "{helper}";
+        GRANT "{tenant}" TO "{helper}" WITH ADMIN OPTION;
+        SET ROLE "{helper}";
+        GRANT "{tenant}" TO "{login}" WITH INHERIT TRUE""",
+        "has the rights of",
+    ),
+    "a dba let the login take a suspended tenant's role": (
+        "tenants.server",
+        """CREATE ROLE "{helper}";
+        GRANT "{tenant}" TO "{helper}" WITH ADMIN OPTION;
+        UPDATE mt_paas.tenant SET state = 'suspended' WHERE tenant_id = 'hallym';
+        REVOKE "{tenant}" FROM "{login}";
+        SET ROLE "{helper}";
+        GRANT "{tenant}" TO "{login}" WITH INHERIT FALSE""",
+        "may still take its role",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", [*_FAULTS, *_FAULTS_16])
+def test_a_fault_is_found_and_its_mend_cures_it(fleet: Service, names: Names, fault: str) -> None:
+    check_id, statements, message = {**_FAULTS, **_FAULTS_16}[fault]
+    if fault in _FAULTS_16 and major(fleet) < 16:
+        # The statement is of no meaning there, so nothing is left unseen.
+        return
+    plant(fleet, names, statements)
+    report = fleet.manager().doctor()
+    assert not report.ok
+    findings = found(report, check_id)
+    assert any(message in finding.message for finding in findings), list(report.findings())
+    assert all(finding.severity is Severity.ERROR for finding in findings)
+    execute(fleet, *(finding.mend for finding in found(report) if finding.mend))
+    cured = fleet.manager().doctor()
+    assert found(cured) == []
+    assert cured.ok
+
+
+def test_what_cannot_be_mended_by_sql_says_what_to_do(fleet: Service, names: Names) -> None:
+    plant(fleet, names, 'DROP SCHEMA "{tenant}" CASCADE')
+    (finding,) = found(fleet.manager().doctor())
+    assert finding.severity is Severity.ERROR
+    assert repr(names.tenant) in finding.message
+    assert finding.mend == "restore it from a backup"
+
+
+def test_a_lost_role_can_be_mended_until_the_tenant_is_served_again(
+    fleet: Service, names: Names, manager: TenantManager
+) -> None:
+    with manager.get_session("hallym") as session:
+        session.add(Note(body="kept"))
+    plant(fleet, names, 'DROP OWNED BY "{tenant}"; DROP ROLE "{tenant}"')
+    report = fleet.manager().doctor()
+    assert any(f"role '{names.tenant}' is missing" in finding.message for finding in found(report, "tenants.server"))
+    for _ in range(4):  # one mend may uncover the next fault
+        if not found(report):
+            break
+        execute(fleet, *(finding.mend for finding in found(report) if finding.mend))
+        report = fleet.manager().doctor()
+    assert report.ok
+    # A report without a finding promises that sessions work.
+    with fleet.manager().get_session("hallym") as session:
+        assert session.scalars(select(Note.body)).all() == ["kept"]
+        session.add(Note(body="more"))
+
+
+# Not one tenant's fault but the end of isolation: an examination that calls these sound is worse than none.
+_HOLES = {
+    "login may take the owner's role": 'GRANT "{owner}" TO "{login}"',
+    "login may read everything": 'GRANT pg_read_all_data TO "{login}"',
+    "a tenant inherits from its neighbour": 'GRANT "{neighbour}" TO "{tenant}"',
+    "a tenant inherits from the owner": 'GRANT "{owner}" TO "{tenant}"',
+    "the group may read everything": 'GRANT pg_read_all_data TO "{group}"',
+    "a tenant's role is a superuser": 'ALTER ROLE "{tenant}" SUPERUSER',
+    "a tenant may read its neighbour's tables": """
+        GRANT USAGE ON SCHEMA "{neighbour}" TO "{tenant}";
+        GRANT SELECT ON ALL TABLES IN SCHEMA "{neighbour}" TO "{tenant}" """,
+    "login has a path of its own in this database": (
+        'ALTER ROLE "{login}" IN DATABASE "{database}" SET search_path = "{tenant}"'
+    ),
+    "login has a role of its own from the start": 'ALTER ROLE "{login}" SET role = "{tenant}"',
+    "login may read the catalog": 'GRANT SELECT ON mt_paas.tenant TO "{login}"',
+}
+
+
+@pytest.mark.parametrize("hole", sorted(_HOLES))
+def test_a_hole_in_the_isolation_is_found(fleet: Service, names: Names, hole: str) -> None:
+    plant(fleet, names, _HOLES[hole])
+    assert not fleet.manager().doctor().ok
+
+
+# -- tenants in other states
+
+
+def test_a_tenant_in_any_state_that_takes_no_sessions_must_have_lost_its_login(
+    fleet: Service, names: Names, manager: TenantManager
+) -> None:
+    for state in TenantState:
+        execute(fleet, f"UPDATE mt_paas.tenant SET state = '{state}' WHERE tenant_id = 'hallym'")
+        open_ = state in (TenantState.ACTIVE, TenantState.READ_ONLY)
+        findings = found(manager.doctor(), "tenants.server")
+        assert bool(findings) is not open_
+        if findings:
+            assert f"is {state}, but" in findings[0].message
+
+
+# -- releases
+
+
+@pytest.mark.parametrize(("newest_vulnerable", "warned"), [(0, True), (-1, False)])
+def test_a_release_with_known_faults_is_a_warning(
+    manager: TenantManager,
+    server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    newest_vulnerable: int,
+    warned: bool,
+) -> None:
+    """As if the last vulnerable minor release were the one that runs here, or the one before."""
+    with psycopg.connect(server.dsn()) as connection:
+        this, minor = divmod(connection.info.server_version, 10_000)
+    monkeypatch.setattr(doctor, "_LAST_VULNERABLE_MINOR", {this: minor + newest_vulnerable})
+    report = manager.doctor()
+    assert report.ok
+    findings = found(report, "server.version")
+    assert [finding.severity for finding in findings] == ([Severity.WARNING] if warned else [])
+    assert not warned or f"{this}.{minor}" in findings[0].message
+
+
+# -- what cannot be reached
+
+
+def test_a_server_that_is_down_is_a_finding(service: Service) -> None:
+    port = free_port()
+    down = f"postgresql://{{}}:{PASSWORD}@127.0.0.1:{port}/x"
+    manager = service.manager(clusters=clusters(down.format(service.login), down.format("postgres")))
+    for report in (manager.readiness(), manager.doctor()):
+        assert not report.ok
+        assert report.results[0].id == "server.reachable"
+        assert str(port) in report.results[0].findings[0].message
+        assert PASSWORD not in json.dumps(report.as_dict())
+
+
+def test_a_server_that_stops_and_comes_back(own_server: PostgresServer) -> None:
+    service = Service(own_server)
+    manager = service.manager()
+    manager.init()
+    manager.create("hallym")
+    assert manager.readiness().ok
+    own_server.shut_down(immediately=True)
+    assert not manager.readiness().ok
+    assert not manager.doctor().ok
+    own_server.start()
+    assert manager.readiness().ok
+    assert manager.doctor().ok
+    manager.close()
+
+
+def test_without_an_app_dsn(service: Service, manager: TenantManager) -> None:
+    bare = service.manager(clusters={"main": {"admin_dsn": service.server.dsn(service.database)}})
+    for report in (bare.readiness(), bare.doctor()):
+        assert not report.ok
+        assert any("MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN" in finding.message for finding in report.findings())
+
+
+def test_without_an_admin_dsn_it_says_what_it_could_not_look_at(fleet: Service) -> None:
+    report = fleet.manager(clusters={"main": {"app_dsn": app_dsn(fleet)}}).doctor()
+    assert report.ok
+    assert looked(report) == ["server.reachable", "catalog.version", "pooler.mode"]
+    for result in report.results:
+        if result.skipped is not None:
+            assert "MT_PAAS_DB_CLUSTERS__MAIN__ADMIN_DSN" in result.skipped
+            assert result.findings == ()
+
+
+def test_an_admin_dsn_that_is_wrong_is_an_error(fleet: Service) -> None:
+    wrong = fleet.server.dsn(fleet.database, user=fleet.login, password="hunter2")
+    report = fleet.manager(clusters=clusters(app_dsn(fleet), wrong)).doctor()
+    assert not report.ok
+    assert any("admin DSN" in finding.message for finding in report.findings())
+    assert "hunter2" not in json.dumps(report.as_dict())
+
+
+def test_a_server_without_an_installation_is_told_to_make_one(service: Service) -> None:
+    """The login role does not exist yet, so that the app DSN cannot connect; but the admin's can."""
+    manager = service.manager()
+    assert not manager.readiness().ok
+    report = manager.doctor()
+    assert not report.ok
+    shown = json.dumps(report.as_dict())
+    assert "mt-paas-db init" in shown
+
+
+def test_a_database_without_a_catalog_is_a_finding(service: Service, manager: TenantManager) -> None:
+    execute(service, "DROP SCHEMA mt_paas CASCADE")
+    cold = service.manager()
+    for report in (cold.readiness(), cold.doctor()):
+        assert not report.ok
+        assert any("mt-paas-db init" in finding.message for finding in report.findings())
+    # The checks after it were not dragged down.
+    assert {result.id for result in cold.doctor().results} == set(CHECKS)
+    assert found(cold.doctor(), "pooler.mode") == found(cold.doctor(), "login.attributes") == []
+
+
+def test_one_failing_check_does_not_drag_down_the_next(
+    fleet: Service, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All checks share the admin's transaction: a statement that fails must not make the others look ill."""
+    plant(fleet, names, 'REVOKE SELECT ON mt_paas.tenant FROM "{owner}"; ALTER ROLE "{login}" RESET search_path')
+    order = ["server.reachable", "tenants.server", "login.path", "login.attributes"]
+    chosen = {check_id: CHECKS[check_id] for check_id in order}
+    monkeypatch.setattr(doctor, "CHECKS", chosen)
+    report = fleet.manager().doctor()
+    assert len(found(report, "tenants.server")) == 1
+    assert [finding.mend is not None for finding in found(report, "login.path")] == [True]
+    assert found(report, "login.attributes") == []
+
+
+def test_a_busy_process_is_asked_whether_it_is_ready(fleet: Service, manager: TenantManager) -> None:
+    """Every connection that look-ups may use is taken: the answer may be no, but it must be an answer."""
+    busy = fleet.manager(pool_timeout_s=0.2)
+    engine = busy._door.engines.blocking("main", "catalog")
+    held = [engine.connect() for _ in range(5)]
+    try:
+        report = busy.readiness()
+        assert not report.ok
+        assert not busy.doctor().ok
+    finally:
+        for connection in held:
+            connection.close()
+    assert busy.readiness().ok
+
+
+def test_a_tenant_called_as_the_probe_is_a_warning(manager: TenantManager) -> None:
+    manager.create("mt-paas-readiness-probe")
+    report = manager.readiness()
+    assert report.ok
+    assert [finding.severity for finding in report.findings()] == [Severity.WARNING]
+
+
+def test_readiness_is_lost_with_the_login_and_comes_back_with_it(fleet: Service, names: Names) -> None:
+    for ill, well in (
+        ('ALTER ROLE "{login}" NOLOGIN', 'ALTER ROLE "{login}" LOGIN'),
+        (
+            'REVOKE EXECUTE ON FUNCTION mt_paas.resolve(text) FROM "{login}"',
+            'GRANT EXECUTE ON FUNCTION mt_paas.resolve(text) TO "{login}"',
+        ),
+        ('REVOKE USAGE ON SCHEMA mt_paas FROM "{login}"', 'GRANT USAGE ON SCHEMA mt_paas TO "{login}"'),
+    ):
+        plant(fleet, names, ill)
+        assert not fleet.manager().readiness().ok
+        plant(fleet, names, well)
+        assert fleet.manager().readiness().ok
+
+
+# -- poolers
+
+
+@pytest.fixture
+def console(pgbouncer: PgBouncer, service: Service) -> Iterator[psycopg.Connection[Any]]:
+    dsn = pgbouncer.dsn("pgbouncer", user=service.login, password=PASSWORD)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+def through(service: Service, pooler: PgBouncer, told: str) -> TenantManager:
+    """Return a manager whose app DSN leads through `pooler`, and whose settings say `told`."""
+    app = pooler.dsn(service.database, user=service.login, password=PASSWORD)
+    cluster = {"app_dsn": app, "admin_dsn": service.server.dsn(service.database), "pooler": told}
+    return service.manager(clusters={"main": cluster})
+
+
+def test_a_pooler_that_the_settings_name_is_sound(fleet: Service, pgbouncer: PgBouncer) -> None:
+    version = ".".join(map(str, pgbouncer.version[:2]))
+    for told in ("pgbouncer", f"pgbouncer:{version}"):
+        report = through(fleet, pgbouncer, told).doctor()
+        assert found(report) == []
+        assert report.ok
+        assert through(fleet, pgbouncer, told).readiness().ok
+
+
+def test_a_pooler_that_the_settings_do_not_name_is_an_error(fleet: Service, pgbouncer: PgBouncer) -> None:
+    report = through(fleet, pgbouncer, "direct").doctor()
+    (finding,) = found(report)
+    assert finding.severity is Severity.ERROR
+    assert "pooler stands between" in finding.message
+    assert finding.mend == "set MT_PAAS_DB_CLUSTERS__MAIN__POOLER=pgbouncer"
+    assert not report.ok
+
+
+def test_a_pooler_of_another_version_is_a_warning(fleet: Service, pgbouncer: PgBouncer) -> None:
+    report = through(fleet, pgbouncer, "pgbouncer:1.99").doctor()
+    (finding,) = found(report)
+    assert finding.severity is Severity.WARNING
+    assert "1.99" in finding.message
+    assert ".".join(map(str, pgbouncer.version)) in finding.message
+    assert report.ok
+
+
+def test_a_pooler_that_does_not_exist_is_told(fleet: Service) -> None:
+    report = fleet.manager(
+        clusters={"main": {**clusters(app_dsn(fleet), fleet.server.dsn(fleet.database))["main"], "pooler": "pgbouncer"}}
+    ).doctor()
+    (finding,) = found(report, "pooler.mode")
+    assert finding.severity is Severity.INFO
+    assert report.ok
+
+
+def test_a_pooler_that_does_not_tell_its_version_is_told(fleet: Service, pgbouncer: PgBouncer) -> None:
+    assert pgbouncer._folder is not None
+    settings = pgbouncer._folder / "pgbouncer.ini"
+    settings.write_text(re.sub(r"^stats_users.*$", "", settings.read_text(), flags=re.MULTILINE))
+    pgbouncer.restart()
+    report = through(fleet, pgbouncer, "pgbouncer").doctor()
+    (finding,) = found(report)
+    assert finding.severity is Severity.INFO
+    assert finding.mend is not None
+    assert "stats_users" in finding.mend
+    assert report.ok
+
+
+def test_a_pooler_in_statement_mode_is_an_error(fleet: Service) -> None:
+    with PgBouncer(fleet.server.port, users={fleet.login: PASSWORD}, pool_mode="statement") as pooler:
+        for told in ("pgbouncer", "direct"):
+            report = through(fleet, pooler, told).doctor()
+            assert not report.ok
+            mends = [finding.mend for finding in report.findings() if finding.severity is Severity.ERROR]
+            assert "set pool_mode = transaction in pgbouncer.ini" in mends
+            assert not through(fleet, pooler, told).readiness().ok
+
+
+def test_a_pooler_in_session_mode_is_sound(fleet: Service) -> None:
+    with PgBouncer(fleet.server.port, users={fleet.login: PASSWORD}, pool_mode="session", pool_size=5) as pooler:
+        assert through(fleet, pooler, "pgbouncer").doctor().ok
+
+
+def test_a_pooler_that_is_gone_is_a_finding(fleet: Service, pgbouncer: PgBouncer) -> None:
+    manager = through(fleet, pgbouncer, "pgbouncer")
+    assert manager.readiness().ok
+    pgbouncer.__exit__(None, None, None)
+    for report in (manager.readiness(), manager.doctor()):
+        assert not report.ok
+        assert str(pgbouncer.port) in json.dumps(report.as_dict())
+
+
+def test_a_pooler_asked_with_an_odd_password(service: Service) -> None:
+    """The console is reached by the same URL with another database; nothing of it may be lost on the way."""
+    password = "p@ss:w/ö rd%'\\?#"
+    url = make_url(service.server.dsn(service.database)).set(username=service.login, password=password)
+    service.manager(
+        clusters=clusters(url.render_as_string(hide_password=False), service.server.dsn(service.database))
+    ).init()
+    with PgBouncer(service.server.port, users={service.login: password}) as pooler:
+        pooled = url.set(port=pooler.port).render_as_string(hide_password=False)
+        report = service.manager(
+            clusters={"main": {**clusters(pooled, service.server.dsn(service.database))["main"], "pooler": "pgbouncer"}}
+        ).doctor()
+        assert found(report) == []
+
+
+def test_the_console_of_the_fixture_answers(console: psycopg.Connection[Any], pgbouncer: PgBouncer) -> None:
+    """The tests above rest on it: the version that the doctor compares with is the real one."""
+    row = console.execute("SHOW VERSION").fetchone()
+    assert row == (f"PgBouncer {'.'.join(map(str, pgbouncer.version))}",)
+
+
+def test_every_check_has_a_planted_fault() -> None:
+    """A new check needs a new entry above."""
+    elsewhere = {"server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"}
+    assert {fault[0] for fault in {**_FAULTS, **_FAULTS_16}.values()} | elsewhere == set(CHECKS)
