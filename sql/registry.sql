@@ -39,7 +39,8 @@ INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, sc
 VALUES (:generation, :tenant_id, :display_name, :state, :cell, :schema_name, :role_name);
 
 -- name: claim_name
--- A released name may be claimed again once no process can still remember its old owner.
+-- A released name may be claimed again once no process can still remember its old owner. Its own former id
+-- or alias a tenant may always make its id, or take back.
 INSERT INTO mt_paas.tenant_name (name, generation, kind)
 VALUES (:name, :generation, :kind)
     ON CONFLICT (name) DO UPDATE
@@ -49,7 +50,8 @@ VALUES (:name, :generation, :kind)
        released_at = NULL
  WHERE tenant_name.released_at < now() - (
            SELECT 2 * make_interval(secs => i.cache_bound_s) FROM mt_paas.installation i)
-    OR (tenant_name.generation = excluded.generation AND tenant_name.released_at IS NOT NULL)
+    OR (tenant_name.generation = excluded.generation
+        AND (excluded.kind = 'id' OR tenant_name.released_at IS NOT NULL))
 RETURNING name;
 
 -- name: name_holder
@@ -61,7 +63,7 @@ SELECT n.kind, n.released_at, t.tenant_id,
 
 -- name: release_alias
 UPDATE mt_paas.tenant_name
-   SET released_at = now()
+   SET released_at = clock_timestamp()
  WHERE name = :name
    AND generation = :generation
    AND kind = 'alias'
@@ -73,15 +75,6 @@ UPDATE mt_paas.tenant_name
    SET kind = 'former_id'
  WHERE name = :name
    AND generation = :generation;
-
--- name: revive_id
--- A tenant may take back an id that it had before; nobody else may.
-UPDATE mt_paas.tenant_name
-   SET kind = 'id'
- WHERE name = :name
-   AND generation = :generation
-   AND kind = 'former_id'
-RETURNING name;
 
 -- name: set_tenant_id
 UPDATE mt_paas.tenant
@@ -98,6 +91,15 @@ UPDATE mt_paas.tenant
 -- name: delete_tenant
 DELETE FROM mt_paas.tenant
  WHERE generation = :generation;
+
+-- name: delete_names
+-- Former ids stay reserved for ever.
+DELETE FROM mt_paas.tenant_name
+ WHERE generation = :generation
+   AND kind <> 'former_id';
+
+-- name: is_tenant_schema
+SELECT EXISTS (SELECT FROM mt_paas.tenant WHERE schema_name = :schema);
 
 -- name: lock_tenant
 SELECT t.generation

@@ -89,10 +89,10 @@ SELECT pg_catalog.pg_get_userbyid(m.grantor)
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login;
 
 -- name: login_leaves
-REVOKE {role} FROM {login} GRANTED BY {grantor};
+REVOKE {role} FROM {login} GRANTED BY {grantor} CASCADE;
 
 -- name: login_leaves_15
-REVOKE {role} FROM {login};
+REVOKE {role} FROM {login} CASCADE;
 
 -- name: create_tenant_schema
 CREATE SCHEMA {schema} AUTHORIZATION {owner};
@@ -139,6 +139,19 @@ SET LOCAL lock_timeout = '30s';
 
 -- name: role_exists
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :role);
+
+-- name: role_powers
+-- What an existing role may do by itself, and what it is a member of.
+SELECT array_remove(ARRAY[CASE WHEN rolsuper THEN 'SUPERUSER' END, CASE WHEN rolbypassrls THEN 'BYPASSRLS' END,
+                          CASE WHEN rolcreaterole THEN 'CREATEROLE' END, CASE WHEN rolcreatedb THEN 'CREATEDB' END,
+                          CASE WHEN rolreplication THEN 'REPLICATION' END], NULL)
+       || (SELECT coalesce(array_agg('member of ' || pg_catalog.pg_get_userbyid(m.roleid)), ARRAY[]::text[])
+             FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)
+  FROM pg_catalog.pg_roles r
+ WHERE rolname = :role;
+
+-- name: login_inherits_nothing
+ALTER ROLE {login} LOGIN NOINHERIT;
 
 -- name: role_comment
 SELECT pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles WHERE rolname = :role;

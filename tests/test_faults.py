@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.queries import queries
+from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
     LockedError,
     PlacementChangedError,
@@ -22,7 +23,7 @@ from mt_paas_db.errors import (
     UnknownTenantError,
 )
 from tests.conftest import bouncer_for
-from tests.fleet import ROUTES, Route, Runner, Service
+from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
 from tests.models import Note
 from tests.servers import PostgresServer
 
@@ -229,3 +230,23 @@ def test_a_lifecycle_step_does_not_wait_for_ever(fleet: Service, manager: Any, m
             manager.suspend("hallym")
 
     assert manager.get("hallym").state == "active"
+
+
+def test_rotated_credentials_are_used_for_the_next_connection(fleet: Service) -> None:
+    password = PASSWORD
+
+    def provider(_entry: str, purpose: str, /) -> str | None:
+        user = fleet.login if purpose == "app" else "postgres"
+        return fleet.server.dsn(fleet.database, user=user, password=password if purpose == "app" else None)
+
+    manager = TenantManager(fleet.settings(), models=fleet.models, credentials=provider)
+    fleet.managers.append(manager)
+    with manager.get_session("hallym") as session:
+        assert tenant_of(session) == "hallym"
+    password = "rotated"
+    with fleet.superuser() as su:
+        su.execute(f"ALTER ROLE {fleet.login} PASSWORD 'rotated'")
+    manager.close()
+
+    with manager.get_session("korea") as session:
+        assert tenant_of(session) == "korea"

@@ -448,3 +448,15 @@ def test_random_lives_of_names_never_mislead(signed: Service, manager: TenantMan
             if owner[name] is not None:
                 assert found == owner[name]
     assert moves > 3
+
+
+def test_a_former_id_stays_reserved_also_after_its_tenant_was_deleted(signed: Service, manager: TenantManager) -> None:
+    manager.rename("hallym", "hallym-2")
+    manager.suspend("hallym-2")
+    manager.delete("hallym-2", confirm="hallym-2")
+
+    with pytest.raises(NameReservedError, match="a tenant that was deleted"):
+        manager.create("hallym")
+    with pytest.raises(UnknownTenantError):
+        where(manager, "hallym")
+    assert manager.create("hallym-2").tenant_id == "hallym-2"

@@ -54,12 +54,14 @@ def resolve(connection: Connection, name: TenantName, *, cluster: str) -> Resolu
         CatalogVersionError: The catalog is more than one version away from this code.
     """
     try:
-        row = connection.execute(query(_FILE, "resolve"), {"name": name}).mappings().one()
+        row = connection.execute(query(_FILE, "resolve"), {"name": name}).mappings().one_or_none()
     except DBAPIError as error:
         detail = _ABSENT.get(sqlstate_of(error) or "")
         if detail is None:
             raise
         raise CatalogMissingError(cluster, detail) from error
+    if row is None:
+        raise CatalogMissingError(cluster)
     check_version(row["catalog_version"], cluster=cluster)
     if row["generation"] is None:
         raise UnknownTenantError(name)
@@ -140,8 +142,6 @@ def claim(connection: Connection, name: TenantName | TenantId, generation: int, 
     values = {"name": name, "generation": generation, "kind": kind}
     if connection.execute(query(_FILE, "claim_name"), values).scalar_one_or_none() is not None:
         return
-    if kind is NameKind.ID and connection.execute(query(_FILE, "revive_id"), values).scalar_one_or_none() is not None:
-        return
     holder = connection.execute(query(_FILE, "name_holder"), {"name": name}).mappings().one()
     if holder["released_at"] is not None:
         why = (
@@ -150,8 +150,14 @@ def claim(connection: Connection, name: TenantName | TenantId, generation: int, 
         )
     else:
         what = {"id": "the id", "former_id": "a former id, kept for ever,", "alias": "an alias"}[holder["kind"]]
-        why = f"it is {what} of tenant {holder['tenant_id']!r}"
+        whose = f"tenant {holder['tenant_id']!r}" if holder["tenant_id"] else "a tenant that was deleted"
+        why = f"it is {what} of {whose}"
     raise NameReservedError(name, why)
+
+
+def is_tenant_schema(connection: Connection, schema: str) -> bool:
+    """Return whether `schema` is some tenant's own."""
+    return bool(connection.execute(query(_FILE, "is_tenant_schema"), {"schema": schema}).scalar_one())
 
 
 def next_generation(connection: Connection) -> int:

@@ -50,7 +50,8 @@ class AdminTransaction:
 
     def run(self, name: str, /, **parts: str | Literal) -> None:
         """Execute a statement of ``sql/roles.sql``."""
-        self.connection.exec_driver_sql(ddl("roles", name, **parts))
+        # Without parameters, so that a percent sign in a name is a percent sign.
+        self.connection.exec_driver_sql(ddl("roles", name, **parts), execution_options={"no_parameters": True})
 
     def ask(self, name: str, /, **values: Any) -> Any:
         """Return the single value that a query of ``sql/roles.sql`` yields, or None."""

@@ -15,11 +15,11 @@ from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.catalog.values import Installation
+from mt_paas_db.catalog.values import CATALOG_VERSION, Installation
 from mt_paas_db.core.admin import ROLE_EXISTS, Admin, AdminTransaction
 from mt_paas_db.core.models import Models
 from mt_paas_db.errors import ConfigurationError, InstallationTakenError
-from mt_paas_db.migrate.catalog import upgrade_catalog
+from mt_paas_db.migrate.catalog import catalog_version, upgrade_catalog
 
 DEFAULT_CELL = "default"
 CACHE_BOUND_S = 60
@@ -42,11 +42,15 @@ def initialize(
             f"sessions of this installation use the role {admin.roles.login!r}"
         )
     with admin.transaction() as step:
-        _claim(step, admin.cluster, settings.installation)
-        _make_roles(step, app.password)
+        first = _claim(step, admin.cluster, settings.installation)
+        _make_roles(step, app.password, admin.cluster, first=first)
         _close_database(step)
         with step.as_owner() as connection:
-            upgrade_catalog(connection)
+            found = catalog_version(connection)
+            if found is not None:
+                registry.check_version(found, cluster=admin.cluster)
+            if found is None or found < CATALOG_VERSION:
+                upgrade_catalog(connection)  # a newer one is left as it is: another process is ahead of us
             step.run("control_usage", login=step.roles.login)
             step.run("control_resolve", login=step.roles.login)
             _record_installation(step, settings)
@@ -57,7 +61,8 @@ def initialize(
             return registry.installation(connection, cluster=admin.cluster)
 
 
-def _claim(step: AdminTransaction, cluster: str, name: str) -> None:
+def _claim(step: AdminTransaction, cluster: str, name: str) -> bool:
+    """Return whether the name was claimed now, and not before."""
     owner = step.roles.owner
     step.run("one_init_at_a_time")
     holder = step.ask("schema_owner", schema="mt_paas")
@@ -82,19 +87,38 @@ def _claim(step: AdminTransaction, cluster: str, name: str) -> None:
             ) from error
         description = f"mt_paas_db installation {name} in database {step.oneself.database}"
         step.run("comment_owner", owner=owner, description=Literal(description))
+    return holder is None
 
 
-def _make_roles(step: AdminTransaction, password: Any) -> None:
+def _make_roles(step: AdminTransaction, password: Any, cluster: str, *, first: bool) -> None:
     roles = step.roles
-    if not step.ask("role_exists", role=roles.group):
+    if _missing(step, roles.group, cluster, first=first):
         step.run("create_group", group=roles.group)
-    if not step.ask("role_exists", role=roles.login):
+    if _missing(step, roles.login, cluster, first=first):
         step.run("create_login", login=roles.login)
         if password is not None:
             _set_password(step, str(password))
+    else:
+        step.run("login_inherits_nothing", login=roles.login)
     step.run("login_path", login=roles.login)
     if not step.oneself.rolsuper:
         step.run("admin_takes_role", role=roles.owner)
+
+
+def _missing(step: AdminTransaction, role: str, cluster: str, *, first: bool) -> bool:
+    """Return whether `role` is still to be made. One that a first `init` finds may be used if it has no powers:
+    a login with its password, say, made by those who manage the server.
+    """
+    powers = step.ask("role_powers", role=role)
+    if powers is None:
+        return True
+    if powers and first:
+        raise InstallationTakenError(
+            cluster,
+            f"role {role!r} exists already, with powers that would undo the isolation ({', '.join(powers)}); "
+            "drop it or take them away, then run init again",
+        )
+    return False
 
 
 def _set_password(step: AdminTransaction, password: str) -> None:
@@ -109,7 +133,8 @@ def _set_password(step: AdminTransaction, password: str) -> None:
 def _close_database(step: AdminTransaction) -> None:
     database = step.oneself.database
     step.run("close_database", database=database)
-    step.run("close_public")
+    if step.ask("schema_owner", schema="public") is not None:
+        step.run("close_public")
     step.run("login_connects", database=database, login=step.roles.login)
     step.run("owner_creates", database=database, owner=step.roles.owner)
     step.run("owner_functions", owner=step.roles.owner)
@@ -139,6 +164,8 @@ def _record_installation(step: AdminTransaction, settings: Settings) -> None:
 
 def _share(step: AdminTransaction, schema: str, cluster: str) -> None:
     roles = step.roles
+    if registry.is_tenant_schema(step.connection, schema):
+        raise ConfigurationError(f"shared schema {schema!r} is a tenant's own; sharing it would open it to all")
     holder = step.ask("schema_owner", schema=schema)
     if holder not in (None, roles.owner):
         raise InstallationTakenError(cluster, f"shared schema {schema!r} exists and belongs to {holder!r}")

@@ -33,6 +33,7 @@ from mt_paas_db.errors import (
     ConfigurationError,
     ConfirmationError,
     MissingRightsError,
+    NameReservedError,
     ProvisioningError,
     TenancyError,
     TenantExistsError,
@@ -80,6 +81,8 @@ class Lifecycle:
             ProvisioningError: The models' DDL failed.
         """
         parsed = parse_tenant_id(tenant_id)
+        if isinstance(aliases, str):
+            raise ConfigurationError(f"aliases is a list of names, not one text; write aliases=[{aliases!r}]")
         names = [parse_name(alias) for alias in aliases]
         shown = parse_display_name(parsed if display_name is None else display_name)
         if self._models is None:
@@ -174,6 +177,8 @@ class Lifecycle:
 
     def tenants(self, *, state: TenantState | None = None) -> list[Tenant]:
         """Return all tenants, or those in one state, in the order of their ids."""
+        if state is not None and state not in TenantState:
+            raise ConfigurationError(f"{state!r} is no state; there are {', '.join(TenantState)}")
         with self._admin.transaction() as step, step.as_owner() as connection:
             self._own_installation(step)
             return list(registry.tenants(connection, state=state))
@@ -184,6 +189,8 @@ class Lifecycle:
         With a tenant's id or alias: all that happened to this tenant under whatever name, and what was
         tried under this name.
         """
+        if limit < 1:
+            raise ConfigurationError(f"limit must be at least 1, not {limit}")
         name = parse_name(tenant_id) if tenant_id is not None else None
         with self._admin.transaction() as step, step.as_owner() as connection:
             self._own_installation(step)
@@ -234,9 +241,13 @@ class Lifecycle:
             tenant = change.tenant
             if parsed != tenant.tenant_id:
                 connection = change.step.connection
+                # First the tenant's row and then the names, as create does: another order could deadlock.
+                try:
+                    registry.run(connection, "set_tenant_id", tenant_id=parsed, generation=tenant.generation)
+                except IntegrityError as error:
+                    raise NameReservedError(parsed, f"it is the id of tenant {parsed!r}") from error
                 registry.run(connection, "retire_id", name=tenant.tenant_id, generation=tenant.generation)
                 registry.claim(connection, parsed, tenant.generation, NameKind.ID)
-                registry.run(connection, "set_tenant_id", tenant_id=parsed, generation=tenant.generation)
         return change.after
 
     def add_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
@@ -271,6 +282,7 @@ class Lifecycle:
             name = tenant.placement.schema_name
             if step.ask("schema_owner", schema=name) is not None:
                 step.run("drop_tenant_schema", schema=name)
+            registry.run(step.connection, "delete_names", generation=tenant.generation)
             registry.run(step.connection, "delete_tenant", generation=tenant.generation)
             step.run("act_as_oneself")
             if step.ask("role_exists", role=name):
@@ -335,6 +347,12 @@ class Lifecycle:
         return actor or step.oneself.name
 
     def _own_installation(self, step: AdminTransaction) -> Installation:
+        holder = step.ask("schema_owner", schema="mt_paas")
+        if holder not in (None, step.roles.owner):
+            raise ConfigurationError(
+                f"database {step.oneself.database!r} of cluster {self._admin.cluster!r} holds the catalog of another "
+                f"installation, owned by {holder!r}; the settings say {self._settings.installation!r}"
+            )
         installation = registry.installation(step.connection, cluster=self._admin.cluster)
         if installation.name != self._settings.installation:
             raise ConfigurationError(
@@ -350,6 +368,8 @@ class Lifecycle:
 
     def _leave(self, step: AdminTransaction, tenant: Tenant) -> None:
         role, login = tenant.placement.role_name, tenant.placement.login_role
+        if not step.ask("role_exists", role=role):
+            return  # lost behind our back; nobody can take it
         if step.oneself.version >= 160_000:
             grantors = step.connection.execute(query("roles", "grantors"), {"role": role, "login": login}).scalars()
             for grantor in list(grantors):

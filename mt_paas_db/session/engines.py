@@ -113,6 +113,8 @@ class Engines:
 
     def _equip(self, engine: Engine, entry: str, role: Role) -> None:
         def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+            # Credentials may have been rotated since the engine was made.
+            options.update(dialect.create_connect_args(cluster_url(self._credentials, entry, "app"))[1])
             try:
                 return dialect.connect(*arguments, **options)
             except Exception as error:  # whatever the driver raises here means: no connection

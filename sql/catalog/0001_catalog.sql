@@ -42,10 +42,11 @@ CREATE TABLE mt_paas.tenant (
 );
 CREATE INDEX tenant_state ON mt_paas.tenant (state, tenant_id);
 
--- Ids, former ids and aliases share one name space, so that a name leads to one tenant at most.
+-- Ids, former ids and aliases share one name space, so that a name leads to one tenant at most. There is no
+-- foreign key on generation: a former id outlives its tenant, so that nobody can ever claim it.
 CREATE TABLE mt_paas.tenant_name (
     name        text        PRIMARY KEY,
-    generation  bigint      NOT NULL REFERENCES mt_paas.tenant (generation) ON DELETE CASCADE,
+    generation  bigint      NOT NULL,
     kind        text        NOT NULL CHECK (kind IN ('id', 'former_id', 'alias')),
     claimed_at  timestamptz NOT NULL DEFAULT now(),
     released_at timestamptz CHECK (released_at IS NULL OR kind = 'alias')
