@@ -6,7 +6,7 @@ All have a pool of one connection, which all tenants share, and commit; none exp
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -36,12 +36,14 @@ class Case:
         way: What it is called in the report.
         route: The driver, and whether it goes through the pooler.
         measure: Runs the visits and returns what each transaction took, in nanoseconds.
+        author: Returns the author of one row, read in the same way: a check that it is the tenant's.
         disconnect: Closes its connections; the next visit opens new ones.
     """
 
     way: str
     route: Route
     measure: Callable[[Sequence[Visit]], list[int]]
+    author: Callable[[int, int], str]
     disconnect: Callable[[], None]
 
     def __str__(self) -> str:
@@ -135,12 +137,18 @@ def _ours(manager: TenantManager, ground: Ground) -> tuple[_Transaction, Callabl
 
 
 def _blocking_case(way: str, route: Route, transaction: _Transaction, close: Callable[[], None]) -> Case:
-    return Case(way, route, lambda todo: timed(transaction, todo), close)
+    return Case(
+        way,
+        route,
+        lambda todo: timed(transaction, todo),
+        lambda tenant, row: transaction(tenant, row).author,
+        close,
+    )
 
 
 # -- asyncio
 
-_AsyncTransaction = Callable[[int, int], Awaitable[Note]]
+_AsyncTransaction = Callable[[int, int], Coroutine[Any, Any, Note]]
 
 
 def _plain_async(url: Any, route: Route) -> tuple[_AsyncTransaction, Callable[[], Any]]:
@@ -185,5 +193,6 @@ def _async_case(
         way,
         route,
         lambda todo: loop.run(timed_async(transaction, todo)),
+        lambda tenant, row: loop.run(transaction(tenant, row)).author,
         lambda: loop.run(close()),
     )

@@ -183,8 +183,9 @@ async def carry_out(order: dict[str, Any], peers: dict[str, Peer]) -> Any:
     case = order["case"]
     if order["do"] == "open":
         peers[case] = PEERS[order["peer"], order["is_async"]](order["url"], order["tenants"], order["connect_args"])
-        await peers[case].set_up(fill=order["fill"])
-        note = peers[case].transaction(1, 1)
+        return await peers[case].set_up(fill=order["fill"])
+    if order["do"] == "read":
+        note = peers[case].transaction(order["tenant"], order["row"])
         return (await note if inspect.isawaitable(note) else note).author
     if order["do"] == "measure":
         transaction = peers[case].transaction

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,8 +31,10 @@ LIMIT = 1.15
 STRETCH = 1.05
 
 _ROUNDS, _FULL_ROUNDS = 30, 150
+_BUDGET_S = 210.0  # a default run on a busy machine stops here, with fewer rounds
 _WARM_UP_PASSES = 7  # psycopg prepares a statement when it is used for the sixth time, ours once a tenant
-_TURNS = 5
+_PASSES = 5
+_TURN = 10  # transactions that a case runs before the next one has its turn
 
 
 @dataclass
@@ -70,7 +74,9 @@ def _at_least(least: int) -> Callable[[str], int]:
 def run(options: argparse.Namespace) -> Result:
     """Measure all cases. Raises `LookupError` where there is no PostgreSQL."""
     rounds = options.rounds or (_FULL_ROUNDS if options.full else _ROUNDS)
-    remarks = [f"  load of the machine at the start: {os.getloadavg()[0]:.1f}"]
+    budget_s = math.inf if options.full or options.rounds else _BUDGET_S
+    load = os.getloadavg()[0]
+    remarks: list[str] = []
     with ExitStack() as stack:
         worker = None
         if options.no_peers:
@@ -90,14 +96,16 @@ def run(options: argparse.Namespace) -> Result:
         if worker is not None:
             for case in peer_cases(ground, worker, routes):
                 groups[routes.index(case.route)].append(case)
+        check_reads(groups)
         trips, trip_bars = round_trip_figures(ground, routes, loop)
-        samples = measure(ground, groups, rounds=rounds)
+        samples, done = measure(ground, groups, rounds=rounds, budget_s=budget_s)
         facts = environment(
             postgresql=_server_version(ground),
             pgbouncer=".".join(map(str, ground.pooler.version)) if ground.pooler else None,
             packages=PEERS if worker else None,
         )
-    remarks.append(f"  ratios to plain, median of {rounds} rounds (stretch for ours: {STRETCH}):")
+    remarks.append(f"  load of the machine before and after: {load:.1f}, {os.getloadavg()[0]:.1f}")
+    remarks.append(f"  ratios to plain, median of {done} rounds (stretch for ours: {STRETCH}):")
     remarks += ratio_lines(groups, samples)
     return Result(
         name="session",
@@ -108,27 +116,46 @@ def run(options: argparse.Namespace) -> Result:
     )
 
 
-def measure(ground: Ground, groups: Sequence[Sequence[Case]], *, rounds: int) -> dict[Case, Samples]:
-    """Run all cases `rounds` times; `groups` hold the cases that are compared with each other."""
+def check_reads(groups: Sequence[Sequence[Case]]) -> None:
+    """Raise `RuntimeError` where a case does not read the tenant that it is asked for: it would be worth nothing."""
+    for case in (case for group in groups for case in group):
+        for tenant in (0, 1):
+            author = case.author(tenant, 7)
+            if author != f"tenant {tenant}":
+                raise RuntimeError(f"{case} read a row of {author!r} as tenant {tenant}")
+        case.disconnect()
+
+
+def measure(
+    ground: Ground, groups: Sequence[Sequence[Case]], *, rounds: int, budget_s: float
+) -> tuple[dict[Case, Samples], int]:
+    """Run all cases `rounds` times, or until `budget_s` are over; return the samples and how many rounds it were.
+
+    `groups` hold the cases that are compared with each other.
+    """
     samples = {case: Samples() for group in groups for case in group}
     tenants = len(ground.tenants)
-    for number in range(rounds):
+    began = time.monotonic()
+    done = 0
+    while done < rounds and (done == 0 or time.monotonic() - began < budget_s):
+        number, done = done, done + 1
         if ground.pooler is not None:
             ground.pooler.restart()  # else its server connections would stay where they are
         warm_up = visits(tenants, passes=_WARM_UP_PASSES, seed=number)
-        turns = [visits(tenants, passes=1, seed=rounds + number * _TURNS + turn) for turn in range(_TURNS)]
+        todo = visits(tenants, passes=_PASSES, seed=rounds + number)
+        turns = [todo[start : start + _TURN] for start in range(0, len(todo), _TURN)]
         for group in groups:
             for case in group:
                 case.measure(warm_up)
             took: dict[Case, list[int]] = {case: [] for case in group}
-            for turn, todo in enumerate(turns):
+            for turn, part in enumerate(turns):
                 first = (number + turn) % len(group)
                 for case in [*group[first:], *group[:first]]:
-                    took[case] += case.measure(todo)
+                    took[case] += case.measure(part)
             for case in group:
                 case.disconnect()
                 samples[case].add_round(took[case])
-    return samples
+    return samples, done
 
 
 def _by_way(group: Sequence[Case]) -> dict[str, Case]:

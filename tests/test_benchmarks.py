@@ -206,3 +206,19 @@ def test_arguments_are_parsed_as_documented() -> None:
     session.add_arguments(parser)
     assert parser.parse_args([]).tenants == 20
     assert parser.parse_args(["7", "--pg", "15"]).pg == 15
+
+
+def test_a_case_that_reads_another_tenants_row_stops_the_benchmark() -> None:
+    from benchmarks.cases import Case
+    from benchmarks.session import check_reads
+    from tests.fleet import ROUTES
+
+    closed: list[str] = []
+
+    def case(way: str, author: str) -> Case:
+        return Case(way, ROUTES[0], lambda _: [], lambda tenant, _: author.format(tenant), lambda: closed.append(way))
+
+    check_reads([[case("right", "tenant {}")]])
+    assert closed == ["right"]
+    with pytest.raises(RuntimeError, match="read a row of 'tenant 0' as tenant 1"):
+        check_reads([[case("wrong", "tenant 0")]])
