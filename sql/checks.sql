@@ -1,10 +1,23 @@
--- What `doctor` asks a server. Read only; :login is the login role, :owner the owner role.
+-- What `doctor` asks a server. Read only; :login is the login role, :owner the owner role, :group the tenants' group.
+-- Rights are read from the access lists where it matters who was granted what, and asked of the server
+-- where it matters what a role may do in the end.
 
 -- name: login_attributes
-SELECT rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication, rolcanlogin,
-       coalesce(rolconfig, ARRAY[]::text[]) AS rolconfig
+SELECT rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication, rolcanlogin
   FROM pg_catalog.pg_roles
  WHERE rolname = :login;
+
+-- name: login_settings
+-- What a new connection of the login role to this database starts with.
+SELECT s.setrole <> 0 AS of_role, s.setdatabase <> 0 AS in_database,
+       lower(split_part(c.setting, '=', 1)) AS name,
+       substr(c.setting, strpos(c.setting, '=') + 1) AS value
+  FROM pg_catalog.pg_db_role_setting s
+ CROSS JOIN LATERAL unnest(s.setconfig) AS c(setting)
+ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+   AND s.setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :login))
+   AND lower(split_part(c.setting, '=', 1)) IN ('search_path', 'role')
+ ORDER BY 1, 2, 3;
 
 -- name: login_schemas
 -- Schemas on which the login role has a right without taking a tenant's role.
@@ -16,28 +29,148 @@ SELECT nspname
  ORDER BY nspname
  LIMIT 20;
 
+-- name: login_catalog
+-- What the login role, or everybody, was granted in the control schema beyond its use and resolve().
+SELECT g.kind, g.object, string_agg(DISTINCT a.privilege_type, ', ') AS rights
+  FROM (SELECT 'SCHEMA' AS kind, 'mt_paas' AS object, nspacl AS acl
+          FROM pg_catalog.pg_namespace
+         WHERE nspname = 'mt_paas'
+        UNION ALL
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('mt_paas.%I', c.relname), x.acl
+          FROM pg_catalog.pg_class c
+         CROSS JOIN LATERAL (SELECT c.relacl
+                             UNION ALL
+                             SELECT t.attacl FROM pg_catalog.pg_attribute t WHERE t.attrelid = c.oid) AS x(acl)
+         WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'mt_paas')
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')) AS g
+ CROSS JOIN LATERAL pg_catalog.aclexplode(g.acl) AS a
+ WHERE a.grantee IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :login))
+   AND NOT (g.kind = 'SCHEMA' AND a.privilege_type = 'USAGE')
+ GROUP BY g.kind, g.object
+ ORDER BY g.kind, g.object;
+
 -- name: login_database
 SELECT pg_catalog.has_database_privilege(:login, current_database(), 'TEMP') AS temp,
        pg_catalog.has_database_privilege(:login, current_database(), 'CREATE') AS may_create,
        pg_catalog.has_database_privilege(:login, current_database(), 'CONNECT') AS may_connect;
 
--- name: memberships_16
-SELECT r.rolname AS role, m.admin_option, m.inherit_option, m.set_option
+-- name: login_memberships_16
+-- The login role's memberships that are not as they should be.
+SELECT r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
+       t.generation IS NOT NULL AS is_tenant, m.admin_option, m.inherit_option, m.set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login
- WHERE m.admin_option OR m.inherit_option OR NOT m.set_option
- ORDER BY r.rolname
- LIMIT 20;
+  LEFT JOIN (mt_paas.tenant t JOIN mt_paas.cell c ON c.name = t.cell AND c.login_role = :login) ON t.role_name = r.rolname
+ WHERE t.generation IS NULL OR m.admin_option OR m.inherit_option OR NOT m.set_option
+ ORDER BY r.rolname, grantor
+ LIMIT 100;
 
--- name: memberships_15
-SELECT r.rolname AS role, m.admin_option, false AS inherit_option, true AS set_option
+-- name: login_memberships_15
+SELECT r.rolname AS role, NULL AS grantor,
+       t.generation IS NOT NULL AS is_tenant, m.admin_option, false AS inherit_option, true AS set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login
- WHERE m.admin_option
+  LEFT JOIN (mt_paas.tenant t JOIN mt_paas.cell c ON c.name = t.cell AND c.login_role = :login) ON t.role_name = r.rolname
+ WHERE t.generation IS NULL OR m.admin_option
  ORDER BY r.rolname
- LIMIT 20;
+ LIMIT 100;
+
+-- name: role_attributes
+SELECT r.rolname,
+       array_remove(ARRAY[CASE WHEN r.rolsuper THEN 'SUPERUSER' END,
+                          CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+                          CASE WHEN r.rolcreatedb THEN 'CREATEDB' END,
+                          CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+                          CASE WHEN r.rolreplication THEN 'REPLICATION' END], NULL) AS words
+  FROM pg_catalog.pg_roles r
+  LEFT JOIN mt_paas.tenant t ON t.role_name = r.rolname
+ WHERE (t.generation IS NOT NULL OR r.rolname IN (:owner, :group))
+   AND (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls OR r.rolreplication)
+ ORDER BY r.rolname
+ LIMIT 100;
+
+-- name: role_memberships_16
+-- What tenants' roles and their group are members of, but for a tenant's plain membership of the group.
+SELECT l.rolname AS member, r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor
+  FROM pg_catalog.pg_auth_members m
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member
+  LEFT JOIN mt_paas.tenant t ON t.role_name = l.rolname
+ WHERE (t.generation IS NOT NULL AND (r.rolname <> :group OR m.admin_option)) OR l.rolname = :group
+ ORDER BY l.rolname, r.rolname, grantor
+ LIMIT 100;
+
+-- name: role_memberships_15
+SELECT l.rolname AS member, r.rolname AS role, NULL AS grantor
+  FROM pg_catalog.pg_auth_members m
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member
+  LEFT JOIN mt_paas.tenant t ON t.role_name = l.rolname
+ WHERE (t.generation IS NOT NULL AND (r.rolname <> :group OR m.admin_option)) OR l.rolname = :group
+ ORDER BY l.rolname, r.rolname
+ LIMIT 100;
+
+-- name: foreign_rights
+-- What everybody, the login role, the group or a tenant's role was granted in the schema of a tenant that it is
+-- not, or in the control schema. What concerns the login role in the control schema, and schemas open to it or
+-- to everybody, other queries tell. Roles that are none of ours, one for reports say, are left alone.
+WITH place AS (
+    SELECT n.oid, n.nspname, n.nspacl, r.oid AS owned_by
+      FROM pg_catalog.pg_namespace n
+      LEFT JOIN mt_paas.tenant t ON t.schema_name = n.nspname
+      LEFT JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+     WHERE t.generation IS NOT NULL OR n.nspname = 'mt_paas'
+), granted AS (
+    SELECT p.nspname, p.owned_by, 'SCHEMA' AS kind, format('%I', p.nspname) AS object, a.grantee, a.privilege_type
+      FROM place p
+     CROSS JOIN LATERAL pg_catalog.aclexplode(p.nspacl) AS a
+    UNION ALL
+    SELECT p.nspname, p.owned_by, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+           format('%I.%I', p.nspname, c.relname), a.grantee, a.privilege_type
+      FROM place p
+      JOIN pg_catalog.pg_class c ON c.relnamespace = p.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+     CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+), ours AS (
+    SELECT 0::oid AS oid, 'PUBLIC' AS name, '' AS rolname
+    UNION ALL
+    SELECT r.oid, format('%I', r.rolname), r.rolname
+      FROM pg_catalog.pg_roles r
+      LEFT JOIN mt_paas.tenant t ON t.role_name = r.rolname
+     WHERE t.generation IS NOT NULL OR r.rolname IN (:login, :group)
+)
+SELECT g.kind, o.name AS grantee, string_agg(DISTINCT g.object, ', ') AS objects,
+       string_agg(DISTINCT g.privilege_type, ', ') AS rights
+  FROM granted g
+  JOIN ours o ON o.oid = g.grantee
+ WHERE o.oid IS DISTINCT FROM g.owned_by
+   AND NOT (o.rolname = :login AND g.nspname = 'mt_paas')
+   AND NOT (o.oid = 0 AND g.nspname = 'mt_paas' AND (g.kind <> 'SCHEMA' OR g.privilege_type <> 'USAGE'))
+   AND NOT (g.kind = 'SCHEMA' AND g.nspname <> 'mt_paas' AND (o.oid = 0 OR o.rolname = :login))
+ GROUP BY g.kind, g.nspname, o.name
+ ORDER BY g.nspname, o.name, g.kind
+ LIMIT 100;
+
+-- name: foreign_defaults
+-- The same, of what the owner will make.
+SELECT n.nspname, k.kind, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%I', r.rolname) END AS grantee,
+       string_agg(DISTINCT a.privilege_type, ', ') AS rights
+  FROM pg_catalog.pg_default_acl d
+  JOIN (VALUES ('r'::"char", 'TABLES'), ('S'::"char", 'SEQUENCES'), ('f'::"char", 'FUNCTIONS')) AS k(type, kind)
+    ON k.type = d.defaclobjtype
+  LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace
+  LEFT JOIN mt_paas.tenant t ON t.schema_name = n.nspname
+ CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS a
+  LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+  LEFT JOIN mt_paas.tenant g ON g.role_name = r.rolname
+ WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :owner)
+   AND (d.defaclnamespace = 0 OR n.nspname = 'mt_paas' OR t.generation IS NOT NULL)
+   AND (a.grantee = 0 OR r.rolname IN (:login, :group) OR g.generation IS NOT NULL)
+   AND g.generation IS DISTINCT FROM coalesce(t.generation, -1)
+ GROUP BY n.nspname, k.kind, a.grantee, r.rolname
+ ORDER BY n.nspname, k.kind, r.rolname
+ LIMIT 100;
 
 -- name: tenants_against_server
 -- Each tenant of the catalog beside what the server has for it.
@@ -47,11 +180,72 @@ SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role,
        pg_catalog.pg_get_userbyid(n.nspowner) AS schema_owner,
        r.oid IS NOT NULL AND n.oid IS NOT NULL AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE') AS has_usage,
        r.oid IS NOT NULL AND n.oid IS NOT NULL AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') AS has_create,
-       EXISTS (SELECT FROM pg_catalog.pg_auth_members m
-                 JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = c.login_role
-                WHERE m.roleid = r.oid) AS is_member
+       coalesce(pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'), false) AS has_group,
+       ARRAY(SELECT pg_catalog.pg_get_userbyid(m.grantor)::text
+               FROM pg_catalog.pg_auth_members m
+              WHERE m.roleid = r.oid AND m.member = l.oid
+              ORDER BY 1) AS grantors
   FROM mt_paas.tenant t
   JOIN mt_paas.cell c ON c.name = t.cell
   LEFT JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+  LEFT JOIN pg_catalog.pg_roles l ON l.rolname = c.login_role
+  LEFT JOIN pg_catalog.pg_roles g ON g.rolname = :group
   LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
  ORDER BY t.tenant_id;
+
+-- name: lacking_rights
+-- What stands in a tenant's schema and its role may not use, or only in part. The sequence of an identity
+-- column needs no grant, nor does a trigger's function.
+WITH tenant AS (
+    SELECT t.tenant_id, t.role_name, r.oid AS role, n.oid AS schema, n.nspname
+      FROM mt_paas.tenant t
+      JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+      JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
+), lacking AS (
+    SELECT t.tenant_id, t.role_name, 'TABLE' AS kind, format('%I.%I', t.nspname, c.relname) AS object,
+           NOT pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT, INSERT, UPDATE, DELETE')
+           AND NOT pg_catalog.has_any_column_privilege(t.role, c.oid, 'SELECT, INSERT, UPDATE') AS useless
+      FROM tenant t
+      JOIN pg_catalog.pg_class c ON c.relnamespace = t.schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+     WHERE NOT (pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT')
+                AND pg_catalog.has_table_privilege(t.role, c.oid, 'INSERT')
+                AND pg_catalog.has_table_privilege(t.role, c.oid, 'UPDATE')
+                AND pg_catalog.has_table_privilege(t.role, c.oid, 'DELETE'))
+    UNION ALL
+    SELECT t.tenant_id, t.role_name, 'SEQUENCE', format('%I.%I', t.nspname, c.relname), true
+      FROM tenant t
+      JOIN pg_catalog.pg_class c ON c.relnamespace = t.schema AND c.relkind = 'S'
+     WHERE NOT pg_catalog.has_sequence_privilege(t.role, c.oid, 'USAGE')
+       AND NOT EXISTS (SELECT
+                         FROM pg_catalog.pg_depend d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i')
+    UNION ALL
+    SELECT t.tenant_id, t.role_name, 'FUNCTION',
+           format('%I.%I(%s)', t.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), false
+      FROM tenant t
+      JOIN pg_catalog.pg_proc p ON p.pronamespace = t.schema AND p.prokind IN ('f', 'w')
+     WHERE NOT pg_catalog.has_function_privilege(t.role, p.oid, 'EXECUTE')
+       AND p.prorettype <> 'pg_catalog.trigger'::regtype
+)
+SELECT tenant_id, role_name, kind, useless, string_agg(object, ', ' ORDER BY object) AS objects
+  FROM lacking
+ GROUP BY tenant_id, role_name, kind, useless
+ ORDER BY tenant_id, kind, useless;
+
+-- name: lacking_defaults
+-- Tenants for whose role nothing, or too little, is granted on what the owner will make in their schema.
+SELECT t.tenant_id, t.role_name, t.schema_name, k.kind
+  FROM mt_paas.tenant t
+  JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+  JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
+ CROSS JOIN (VALUES ('r'::"char", 'TABLE', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+                    ('S'::"char", 'SEQUENCE', ARRAY['USAGE']),
+                    ('f'::"char", 'FUNCTION', ARRAY['EXECUTE'])) AS k(type, kind, rights)
+ WHERE NOT k.rights <@ ARRAY(SELECT a.privilege_type
+                               FROM pg_catalog.pg_default_acl d
+                              CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS a
+                              WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :owner)
+                                AND d.defaclnamespace = n.oid
+                                AND d.defaclobjtype = k.type
+                                AND a.grantee = r.oid)
+ ORDER BY t.tenant_id, k.kind;

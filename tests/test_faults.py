@@ -167,6 +167,9 @@ def test_a_dropped_schema_is_an_error_that_names_it(runner: Runner, fleet: Servi
     with fleet.superuser() as su:
         su.execute(f"DROP SCHEMA {schema} CASCADE")
 
+    # A connection that has seen the schema learns from the server that its tables are gone, and then asks.
+    with pytest.raises(DBAPIError, match="does not exist"):
+        runner.run("hallym", lambda session: session.execute(text("SELECT body FROM note")))
     with pytest.raises(SchemaMissingError) as refused:
         runner.run("hallym", lambda session: session.execute(text("SELECT 1")))
 
@@ -179,6 +182,7 @@ def test_a_lost_right_on_the_schema_is_an_error(runner: Runner, fleet: Service) 
     with fleet.superuser() as su:
         su.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM {schema}")
 
+    # The runner's connection has not met hallym yet, so it asks at once.
     with pytest.raises(SchemaMissingError, match="may not use its schema"):
         runner.run("hallym", lambda session: session.execute(text("SELECT 1")))
 

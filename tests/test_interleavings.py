@@ -188,11 +188,11 @@ def test_twin_with_session_level_settings_the_property_fails(
     original = pin_module.Pin.begin_message
     pinned: set[str] = set()
 
-    def lazy(self: pin_module.Pin, isolation_level: str | None = None) -> bytes:
+    def lazy(self: pin_module.Pin, isolation_level: str | None = None, *, verify: bool = True) -> bytes:
         if self.schema in pinned:
             return b"BEGIN"
         pinned.add(self.schema)
-        return original(self, isolation_level).replace(b"SET LOCAL ", b"SET ")
+        return original(self, isolation_level, verify=verify).replace(b"SET LOCAL ", b"SET ")
 
     monkeypatch.setattr(pin_module.Pin, "begin_message", lazy)
     monkeypatch.setattr(pinning, "COMMIT", b"COMMIT")

@@ -43,6 +43,17 @@ def test_one_message_begins_and_pins() -> None:
     ]
 
 
+def test_the_schema_is_verified_always_where_a_shared_one_could_answer_and_else_when_asked() -> None:
+    alone = make_pin(resolution(), asked_as="hallym", options=PinOptions())
+    beside_shared = make_pin(resolution(shared=("ref",)), asked_as="hallym", options=PinOptions())
+    read_only = make_pin(resolution(), asked_as="hallym", options=PinOptions(read_only=True))
+
+    assert b"has_schema_privilege" in alone.begin_message(verify=True)
+    assert b"has_schema_privilege" not in alone.begin_message(verify=False)
+    for pin in (beside_shared, read_only):
+        assert b"has_schema_privilege" in pin.begin_message(verify=False)
+
+
 def test_options_become_part_of_the_message() -> None:
     options = PinOptions(read_only=True, isolation_level="SERIALIZABLE", statement_timeout_s=1.5)
 

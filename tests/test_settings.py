@@ -134,17 +134,55 @@ def test_a_dsn_in_the_wrong_place_is_not_shown(environment: Environment) -> None
 
 def test_a_dsn_in_place_of_the_clusters_is_not_shown(environment: Environment) -> None:
     environment(INSTALLATION="chat", CLUSTERS=DSN)
+    message = fault()
+    assert "MT_PAAS_DB_CLUSTERS: " in message
+    assert "set MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN" in message
+
+
+@pytest.mark.parametrize("value", ["reference,types", "", "{}", SECRET])
+def test_shared_schemas_that_are_no_list_are_a_fault_of_that_setting(environment: Environment, value: str) -> None:
+    environment(INSTALLATION="chat", SHARED_SCHEMAS=value, POOL_SIZE="0")
+    message = fault()
+    assert 'write a JSON list, as in ["reference", "types"]' in message
+    assert "MT_PAAS_DB_SHARED_SCHEMAS: " in message
+    assert "MT_PAAS_DB_POOL_SIZE: " in message  # one fault among the others
+
+
+@pytest.mark.parametrize("clusters", [f'{{"{DSN}": 1}}', f'{{"main": {{"{DSN}": 1}}}}', f'["{DSN}"]'])
+def test_a_dsn_where_a_name_belongs_is_not_shown(environment: Environment, clusters: str) -> None:
+    environment(INSTALLATION="chat", CLUSTERS=clusters)
     assert "MT_PAAS_DB_CLUSTERS" in fault()
+    environment(CLUSTERS='{"main": {}}', HOME=DSN)
+    assert "home is not a cluster" in fault()
 
 
-def test_shared_schemas_that_are_no_json_are_a_fault_of_that_setting(environment: Environment) -> None:
-    environment(INSTALLATION="chat", SHARED_SCHEMAS="reference,types")
-    try:
-        settings = load_settings()
-    except ConfigurationError as error:
-        assert "MT_PAAS_DB_SHARED_SCHEMAS" in str(error)  # noqa: PT017  (reading them as a list is right too)
-    else:
-        assert settings.shared_schemas == ("reference", "types")
+def test_clusters_may_be_json_and_single_variables_together(environment: Environment) -> None:
+    environment(INSTALLATION="chat", CLUSTERS='{"main": {"app_dsn": "postgresql://h/d"}}', CLUSTERS__MAIN__APP_DSN=DSN)
+    app_dsn = load_settings().clusters["main"].app_dsn
+    assert app_dsn is not None
+    assert app_dsn.get_secret_value() == DSN
+
+
+@pytest.mark.parametrize("name", ["poolsize", "Pool_Sizes", "_pool_size"])
+def test_an_argument_that_is_no_setting_is_refused(environment: Environment, name: str) -> None:
+    environment(INSTALLATION="chat")
+    with pytest.raises(ConfigurationError, match="did you mean pool_size") as caught:
+        load_settings(**{name: SECRET})
+    assert f"MT_PAAS_DB_{name.upper()}" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_argument_that_is_like_no_setting_is_told_all(environment: Environment) -> None:
+    environment(INSTALLATION="chat")
+    with pytest.raises(ConfigurationError, match="there are installation, clusters,"):
+        load_settings(banana=1)
+    with pytest.raises(ConfigurationError, match="APP_DNS: there is no such setting; did you mean app_dsn"):
+        load_settings(clusters={"main": {"app_dns": DSN}})
+
+
+def test_a_variable_that_is_no_setting_is_left_alone(environment: Environment) -> None:
+    environment(INSTALLATION="chat", POOLSIZE="3", CLUSTERSS="x", PG_BIN="/usr/lib")
+    assert load_settings().pool_size == 5
 
 
 @pytest.mark.parametrize("schemas", ['["pg_x"]', '["public"]', '["mt_paas"]', '["a", "B"]', '["a\\""]'])
@@ -187,15 +225,21 @@ def test_a_pooler_is_refused(pooler: str) -> None:
         ClusterSettings(pooler=pooler)
 
 
-@pytest.mark.parametrize("setting", ["connect_timeout_s", "pool_timeout_s", "pool_recycle_s"])
-def test_a_time_that_no_driver_can_wait_is_refused(environment: Environment, setting: str) -> None:
+@pytest.mark.parametrize("setting", ["cache_ttl_s", "connect_timeout_s", "pool_timeout_s", "pool_recycle_s"])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, -1])
+def test_a_time_that_no_driver_can_wait_is_refused(environment: Environment, setting: str, seconds: float) -> None:
+    environment(INSTALLATION="chat")
+    with pytest.raises(ConfigurationError, match=f"MT_PAAS_DB_{setting.upper()}: "):
+        load_settings(**{setting: seconds})
+
+
+def test_the_longest_times_can_be_used(environment: Environment) -> None:
     environment(INSTALLATION="chat", CLUSTERS__MAIN__APP_DSN=DSN)
-    try:
-        manager = TenantManager(load_settings(**{setting: float("inf")}))
-        # What does not refuse it must be able to use it.
-        manager._door.engines.blocking("main")
-    except ConfigurationError as error:
-        assert setting.upper() in str(error)  # noqa: PT017
+    day_s = 86_400
+    times = {"connect_timeout_s": day_s, "pool_timeout_s": day_s, "pool_recycle_s": 365 * day_s, "cache_ttl_s": day_s}
+    manager = TenantManager(load_settings(**times))
+    manager._door.engines.blocking("main")
+    assert manager.settings.pool_recycle_s == 365 * day_s
 
 
 def test_secrets_are_masked(environment: Environment) -> None:

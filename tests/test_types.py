@@ -85,7 +85,7 @@ def test_twin_with_statements_shared_by_all_tenants_the_types_fail(
     runner: Runner, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if route.driver == "asyncpg":
-        monkeypatch.setattr(asyncpg_dialect, "_FIRST_USER_OID", 2**32)
+        monkeypatch.setattr(asyncpg_dialect.PinnedAsyncpg, "_enter", lambda *_: None)
     else:
         monkeypatch.setattr(psycopg_dialect.TenantPrepareManager, "key", lambda self, query: (query.query, query.types))
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from mt_paas_db.catalog.identifiers import (
     InstallationName,
@@ -17,6 +25,15 @@ from mt_paas_db.catalog.identifiers import (
 from mt_paas_db.errors import ConfigurationError
 
 _POOLER = re.compile(r"direct|pgbouncer(?::\d+(?:\.\d+){0,2})?")
+_PLAIN = re.compile(r"\w{1,63}")
+_DAY_S = 86_400.0  # a longer wait is a slip of the pen, and some drivers cannot count that far
+
+_FORMS = {
+    "clusters": "set MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN for a cluster called main, "
+    'or a JSON object as in {"main": {"app_dsn": "..."}}',
+    "shared_schemas": 'write a JSON list, as in ["reference", "types"]',
+}
+"""How the settings that are no single value are written."""
 
 
 def _check_pooler(value: str) -> str:
@@ -44,6 +61,16 @@ class ClusterSettings(BaseModel):
     pooler: Annotated[str, AfterValidator(_check_pooler)] = "direct"
 
 
+class _Environment(EnvSettingsSource):
+    """The environment. What should be JSON and is not stays text, so that it is one fault among the others."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
 class Settings(BaseSettings):
     """Everything the library can be told. Two settings suffice: the installation and one app DSN.
 
@@ -64,7 +91,7 @@ class Settings(BaseSettings):
         env_prefix="MT_PAAS_DB_",
         env_nested_delimiter="__",
         frozen=True,
-        extra="ignore",
+        extra="forbid",  # arguments; other variables of the environment are not looked at
         hide_input_in_errors=True,
     )
 
@@ -75,20 +102,32 @@ class Settings(BaseSettings):
     shared_schemas: tuple[Annotated[SqlName, AfterValidator(parse_sql_name)], ...] = ()
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"
-    cache_ttl_s: float = Field(default=30.0, ge=0)
+    cache_ttl_s: float = Field(default=30.0, ge=0, le=_DAY_S, allow_inf_nan=False)
     pool_size: int = Field(default=5, ge=1)
     max_overflow: int = Field(default=10, ge=0)
-    pool_timeout_s: float = Field(default=30.0, gt=0)
-    pool_recycle_s: float = Field(default=1800.0, gt=0)
+    pool_timeout_s: float = Field(default=30.0, gt=0, le=_DAY_S, allow_inf_nan=False)
+    pool_recycle_s: float = Field(default=1800.0, gt=0, le=365 * _DAY_S, allow_inf_nan=False)
     pool_pre_ping: bool = False
-    connect_timeout_s: float = Field(default=10.0, gt=0)
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=_DAY_S, allow_inf_nan=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
 
     @model_validator(mode="after")
     def _home_is_a_cluster(self) -> Self:
         if self.home is None and len(self.clusters) > 1:
             raise ValueError(f"several clusters are set; name the catalog's with home, one of {sorted(self.clusters)}")
         if self.home is not None and self.clusters and self.home not in self.clusters:
-            raise ValueError(f"home {self.home!r} is not a cluster; one of {sorted(self.clusters)}")
+            shown = f"{self.home!r} " if _PLAIN.fullmatch(self.home) else ""  # it might be a DSN
+            raise ValueError(f"home {shown}is not a cluster; one of {sorted(self.clusters)}")
         return self
 
     @property
@@ -100,13 +139,37 @@ class Settings(BaseSettings):
 def load_settings(**values: object) -> Settings:
     """Return settings from `values`, and from the environment for those not given.
 
-    Raises `ConfigurationError` that lists every faulty setting by its environment name, without its value.
+    Raises `ConfigurationError` that lists every faulty setting by its environment name, without its value,
+    and every argument that is no setting.
     """
+    hidden = [name for name in values if name.startswith("_")]  # pydantic-settings would take them for its own
+    if hidden:
+        lines = [_line((name,), "extra_forbidden", "") for name in hidden]
+        raise ConfigurationError("the settings cannot be used:\n" + "\n".join(lines))
     try:
         return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"  MT_PAAS_DB_{'__'.join(str(part) for part in fault['loc']).upper() or '*'}: {fault['msg']}"
-            for fault in error.errors(include_input=False, include_context=False)
-        ]
+        faults = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = [_line(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
         raise ConfigurationError("the settings cannot be used:\n" + "\n".join(lines)) from None
+    except SettingsError as error:  # names the field; its cause, left out here, may show the value
+        raise ConfigurationError(f"the settings cannot be used: {error}") from None
+
+
+def _line(path: tuple[int | str, ...], kind: str, message: str) -> str:
+    """Return one fault as a line. What is no plain name in `path` is not shown: it came with a value."""
+    shown = "__".join(str(part) if _PLAIN.fullmatch(str(part)) else "*" for part in path).upper() or "*"
+    if kind == "extra_forbidden":
+        message = f"there is no such setting{_nearest(str(path[-1]), _known(path))}"
+    elif path and path[0] in _FORMS and kind.endswith("_type") and len(path) < 3:
+        message = f"{message}; {_FORMS[str(path[0])]}"
+    return f"  MT_PAAS_DB_{shown}: {message}"
+
+
+def _known(path: tuple[int | str, ...]) -> Iterable[str]:
+    return Settings.model_fields if len(path) == 1 else ClusterSettings.model_fields
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {found[0]}?" if found else f"; there are {', '.join(known)}"

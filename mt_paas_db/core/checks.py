@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mt_paas_db.core.doctor import Patient
+    from mt_paas_db.core.patient import Patient
 
 
 class Severity(StrEnum):
@@ -84,3 +84,13 @@ def check(id_: str, title: str, *, quick: bool = False) -> Callable[[Callable[[P
         return CHECKS[id_]
 
     return enter
+
+
+def quoted(name: str) -> str:
+    """Return a name as mends write it. Names that we did not make, a grantor's say, may hold anything."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def granted_by(grantor: str | None) -> str:
+    """Return what a mend says to take back this grantor's grant; None is PostgreSQL 15, where there is one only."""
+    return "" if grantor is None else f" GRANTED BY {quoted(grantor)}"

@@ -157,7 +157,7 @@ class Lifecycle:
         for grant in ("tenant_tables", "tenant_sequences", "tenant_functions"):
             step.run(grant, owner=owner, schema=name, role=name)
         step.run("tenant_path", schema=name)
-        statements = models.tenant_ddl()
+        statements = models.tenant_ddl(step.connection.dialect)
         if statements:
             try:
                 step.connection.exec_driver_sql(statements)

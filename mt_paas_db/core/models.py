@@ -2,18 +2,31 @@
 
 A table without a schema is a tenant's own. A table in one of the installation's shared schemas is made once.
 Any other schema is refused: it would put one tenant's rows where the next tenant's session cannot, or must
-not, find them.
+not, find them. The same holds for the types and sequences that tables use.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, MetaData, Table, create_mock_engine
-from sqlalchemy.types import SchemaType
+from sqlalchemy import ARRAY, Column, Connection, Dialect, Enum, MetaData, Sequence, Table
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.named_types import NamedType
+from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.exc import DBAPIError, NoReferenceError, SQLAlchemyError
+from sqlalchemy.types import SchemaType, TypeDecorator
 
 from mt_paas_db.errors import ConfigurationError
+
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]  # says what a type is on this server
+
+_writing = threading.RLock()
+"""Held while DDL is written: SQLAlchemy 2.0 adds listeners to a MetaData even as it goes through them."""
 
 
 def load_models(path: str) -> MetaData:
@@ -40,52 +53,149 @@ def metadata_of(models: Any) -> MetaData:
 
 
 class Models:
-    """The DDL of one service's models. Compiled once; `shared_schemas` come from the settings."""
+    """The DDL of one service's models. `shared_schemas` come from the settings.
+
+    Raises `ConfigurationError` where the models cannot be told apart into what is shared and what is not. The
+    models are looked at once more when DDL is made of them: modules imported meanwhile may have added some.
+    """
 
     def __init__(self, metadata: MetaData, *, shared_schemas: tuple[str, ...]) -> None:
-        strays = sorted({t.schema for t in metadata.tables.values() if t.schema} - set(shared_schemas))
+        self._metadata = metadata
+        self._shared_schemas = frozenset(shared_schemas)
+        self._tenant_ddl: WeakKeyDictionary[Dialect, str] = WeakKeyDictionary()
+        self._check()
+
+    def _check(self) -> None:
+        tables = list(self._metadata.tables.values())
+        named = [part.schema for table in tables for column in table.columns for _, part in _parts(column)]
+        self._check_declared({*(table.schema for table in tables), *named})
+        for table in tables:
+            if table.schema:
+                self._check_shared(table)
+
+    def _check_declared(self, schemas: set[str | None]) -> None:
+        strays = sorted({schema for schema in schemas if schema} - self._shared_schemas)
         if strays:
             raise ConfigurationError(
                 f"the models name schemas that are not shared_schemas of this installation: {', '.join(strays)}; "
                 "leave the schema out for a tenant's own table, or declare it shared"
             )
-        self._metadata = metadata
-        self._shared_schemas = frozenset(shared_schemas)
-        self._tenant_ddl: str | None = None
+
+    def _check_shared(self, table: Table) -> None:
+        """There is one of a shared table, and as many as there are tenants of what has no schema."""
+        for column in table.columns:
+            for kind, part in _parts(column):
+                if not part.schema and getattr(part, "create_type", True):
+                    raise ConfigurationError(
+                        f"column {column.name!r} of the shared table {table.fullname!r} uses the {kind} "
+                        f"{part.name!r}, which has no schema and so is each tenant's own; "
+                        f'give it a shared one: schema="{table.schema}"'
+                    )
+        for key in table.foreign_keys:
+            try:
+                target = key.column.table
+            except NoReferenceError:  # not imported yet, perhaps; if it never comes, the DDL cannot be made
+                continue
+            if not target.schema:
+                raise ConfigurationError(
+                    f"the shared table {table.fullname!r} has a foreign key to {target.name!r}, of which every "
+                    "tenant has its own; share that table too, or make this one a tenant's own"
+                )
 
     def _tables(self, *, shared: bool) -> list[Table]:
         return [table for table in self._metadata.sorted_tables if bool(table.schema) == shared]
 
-    def tenant_ddl(self) -> str:
-        """Return what makes one tenant's tables and types, unqualified: the path decides where."""
-        if self._tenant_ddl is None:
-            statements: list[str] = []
+    def tenant_ddl(self, dialect: Dialect) -> str:
+        """Return what makes one tenant's tables and types, unqualified: the path decides where.
 
-            def collect(element: Any, *_: Any, **__: Any) -> None:
-                owner = getattr(element, "element", None)
-                if getattr(owner, "schema", None) not in self._shared_schemas:
-                    statements.append(str(element.compile(dialect=engine.dialect)).strip())
+        `dialect` is that of a connection to the server: what is written depends on the server's version and
+        on how it reads a backslash. Raises `ConfigurationError` where the models cannot be made into DDL.
+        """
+        with _writing:
+            written = self._tenant_ddl.get(dialect)
+            if written is None:
+                self._check()
+                # The separator is on a line of its own, as a statement may end in a comment.
+                written = self._tenant_ddl[dialect] = "\n;\n".join(self._tenant_statements(dialect))
+        return written
 
-            engine = create_mock_engine("postgresql+psycopg://", collect)
-            self._metadata.create_all(engine, tables=self._tables(shared=False), checkfirst=False)
-            self._tenant_ddl = ";\n".join(statements)
-        return self._tenant_ddl
+    def _tenant_statements(self, dialect: Dialect) -> list[str]:
+        statements: list[str] = []
+
+        def collect(element: Any, *_: Any, **__: Any) -> None:
+            schema = getattr(getattr(element, "element", None), "schema", None)
+            self._check_declared({schema})  # of a type that no table uses, say
+            if not schema:
+                statements.append(str(element.compile(dialect=dialect)).strip())
+
+        with _faults_named():
+            own = self._tables(shared=False)
+            self._metadata.create_all(MockConnection(dialect, collect), tables=own, checkfirst=False)
+        return statements
 
     def create_shared(self, connection: Connection) -> None:
-        """Create the shared types and tables that do not exist yet, in the caller's transaction."""
-        for type_ in self._shared_types():
-            type_.create(connection, checkfirst=True)
-        # A copy, because create_all makes every type of its MetaData, also the tenants' own.
-        shared = MetaData()
-        for table in self._tables(shared=True):
-            table.to_metadata(shared)
-        shared.create_all(connection, checkfirst=True)
+        """Create the shared types and tables that do not exist yet, in the caller's transaction.
 
-    def _shared_types(self) -> list[Any]:
-        found: dict[tuple[str, str], Any] = {}
+        Raises `ConfigurationError` where the models cannot be made into DDL.
+        """
+        self._check()
+        with _faults_named():
+            for part in self._shared_parts():
+                part.create(connection, checkfirst=True)
+            self._shared_copy().create_all(connection, checkfirst=True)
+
+    def _shared_copy(self) -> MetaData:
+        """Return the shared tables alone, because create_all makes every type of its MetaData, also the tenants'."""
+        shared = MetaData(schema=self._metadata.schema, naming_convention=self._metadata.naming_convention)
+        for table in self._tables(shared=True):
+            copied = table.to_metadata(shared)
+            for column in table.columns:
+                # SQLAlchemy 2.1 moves the type of a copied column into the table's schema.
+                if isinstance(column.type, SchemaType) and hasattr(column.type, "schema"):
+                    copied.columns[column.key].type.schema = column.type.schema  # type: ignore[attr-defined]
+        return shared
+
+    def _shared_parts(self) -> list[Any]:
+        """Return the shared types and sequences, also those that only a tenant's table uses."""
+        found: dict[tuple[str, str, str], Any] = {}
         for table in self._metadata.sorted_tables:
             for column in table.columns:
-                type_: Any = getattr(column.type, "item_type", column.type)
-                if isinstance(type_, SchemaType) and type_.schema in self._shared_schemas:
-                    found.setdefault((str(type_.schema), str(type_.name)), type_)
+                for kind, part in _parts(column):
+                    if part.schema in self._shared_schemas and getattr(part, "create_type", True):
+                        found.setdefault((kind, part.schema, part.name), part)
         return list(found.values())
+
+
+def _parts(column: Column[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a column needs beside its table, as kind and thing: both have a name and perhaps a schema."""
+    for type_ in _named_types(column.type):
+        yield "type", type_
+    for default in (column.default, getattr(getattr(column.server_default, "arg", None), "sequence", None)):
+        if isinstance(default, Sequence):
+            yield "sequence", default
+
+
+def _named_types(type_: Any) -> Iterator[Any]:
+    """Yield the type itself, or the one inside it, if the server knows it by a name: an enum or a domain."""
+    type_ = type_._variant_mapping.get("postgresql", type_)
+    if isinstance(type_, NamedType):
+        yield type_
+    elif isinstance(type_, TypeDecorator):
+        yield from _named_types(type_.load_dialect_impl(_POSTGRESQL))
+    elif isinstance(type_, ARRAY):
+        yield from _named_types(type_.item_type)
+    elif isinstance(type_, Enum):
+        impl = type_.dialect_impl(_POSTGRESQL)
+        if isinstance(impl, NamedType):  # and not a VARCHAR
+            yield impl
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Say that the models are at fault where SQLAlchemy cannot write them down; the server's errors pass."""
+    try:
+        yield
+    except DBAPIError:
+        raise
+    except SQLAlchemyError as error:
+        raise ConfigurationError(f"the models cannot be made into DDL: {str(error).splitlines()[0]}") from error

@@ -12,10 +12,9 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.identifiers import TenantName
@@ -28,10 +27,9 @@ from mt_paas_db.errors import (
     TenantSuspendedError,
     TenantUnavailableError,
 )
-from mt_paas_db.session.guard import PIN_OPTION
+from mt_paas_db.session.guard import EngineT, bind
 from mt_paas_db.session.pin import Pin, PinOptions, make_pin
 
-EngineT = TypeVar("EngineT", Engine, AsyncEngine)
 _OPEN = frozenset({TenantState.ACTIVE, TenantState.READ_ONLY})
 _MAX_ENTRIES = 50_000
 _MAX_PINS = 64  # of one tenant: a caller may compute its time-outs
@@ -57,7 +55,7 @@ class Resolved:
                 self._bound.clear()
             pin = make_pin(self.resolution, asked_as=self.name, options=options)
             # The engine is kept beside, so that its id cannot become another's while the key lives.
-            bound = self._bound[key] = (pin, engine.execution_options(**{PIN_OPTION: pin}), engine)
+            bound = self._bound[key] = (pin, bind(engine, pin), engine)
         return bound[0], bound[1]
 
 

@@ -1,9 +1,10 @@
 """asyncpg.
 
-SQLAlchemy prepares every statement on asyncpg and keeps the result by its text, so a miss costs a round
-trip. Most statements touch only built-in types and may be shared by all tenants of a connection: the
-server plans them anew when the path changes. Those that touch a type of the tenant's own schema (an enum,
-a domain, a composite) would meet another tenant's type; they are kept apart by schema.
+SQLAlchemy prepares every statement on asyncpg and keeps the result by its text. A statement over a type of the
+tenant's own schema (an enum, a domain, a composite) would meet another tenant's type, so it belongs to a
+schema. Any other could serve all tenants of a connection, but the server plans it anew whenever the path
+has changed. So each tenant gets a copy of its own while there is room, and shares one when there is none: a
+miss costs a round trip, which is more than planning anew.
 """
 
 from __future__ import annotations
@@ -23,25 +24,34 @@ _FIRST_USER_OID = 16384
 
 
 class TenantStatementCache:
-    """SQLAlchemy's prepared statements of one asyncpg connection; entries over user types belong to a schema."""
+    """SQLAlchemy's prepared statements of one asyncpg connection, kept by schema and text."""
 
     def __init__(self, size: int) -> None:
         self.schema = ""
+        self._size = size
         self._entries: LRUCache[Any, Any] = LRUCache(size)
+        self._shared: LRUCache[str, tuple[str, str]] = LRUCache(size)
+
+    def _key(self, operation: str) -> tuple[str, str]:
+        """Return under which key `operation` is to be found, or would be kept."""
+        own = (self.schema, operation)
+        if own in self._entries or len(self._entries) < self._size:
+            return own
+        return self._shared.get(operation, own)
 
     def __contains__(self, operation: str) -> bool:
-        return operation in self._entries or (self.schema, operation) in self._entries
+        return self._key(operation) in self._entries
 
     def __getitem__(self, operation: str) -> Any:
-        own = (self.schema, operation)
-        return self._entries[own] if own in self._entries else self._entries[operation]
+        return self._entries[self._key(operation)]
 
     def __setitem__(self, operation: str, entry: Any) -> None:
+        own = (self.schema, operation)
+        self._entries[own] = entry
         statement = entry[0]
-        own = any(type_.oid >= _FIRST_USER_OID for type_ in statement.get_parameters()) or any(
-            attribute.type.oid >= _FIRST_USER_OID for attribute in statement.get_attributes()
-        )
-        self._entries[(self.schema, operation) if own else operation] = entry
+        types = [*statement.get_parameters(), *(attribute.type for attribute in statement.get_attributes())]
+        if all(type_.oid < _FIRST_USER_OID for type_ in types):
+            self._shared[operation] = own
 
 
 class PinnedAsyncpg(Pinning, PGDialect_asyncpg):

@@ -4,17 +4,19 @@ The driver is in its autocommit mode, in which it sends no BEGIN of its own; the
 begin, commit and rollback send ours. They run inside SQLAlchemy's own begin, commit and rollback, so that
 its error handling (disconnects, cancelled tasks, invalidation) applies to them as to any statement.
 
-SQLAlchemy gives the dialect no Connection at begin. The engine's ``begin`` event, which has one, leaves
-the wanted pin in the pool's record of the DBAPI connection just before (`want`), and the dialect takes it
-from there. Without it nothing begins.
+SQLAlchemy gives the dialect no Connection at begin. `guard.PinnedConnection` leaves the wanted pin in the
+pool's record of the DBAPI connection just before, and the dialect takes it from there. Without it nothing
+begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -35,6 +37,11 @@ REFUSALS = frozenset({"42501", "22023", "3F000", "22012"})
 Refused = Callable[[Pin, str], TenantError]
 """Called when the server refuses a pin, with it and the SQLSTATE: returns the error that says why."""
 
+PIN_OPTION = "mt_paas_pin"
+"""The SQLAlchemy execution option that carries a tenant's `Pin` on a connection or engine."""
+
+UNDEFINED_TABLE = "42P01"
+
 _INFO_KEY = "mt_paas_db"
 
 
@@ -45,16 +52,17 @@ class PinState:
     Attributes:
         wanted: The pin that the coming begin shall send; taken by it.
         level: The isolation level of that begin, where it differs from the pin's.
-        refused: Whom to ask when the server refuses the pin.
         pinned: The pin of the open transaction; None between transactions.
         scrubbed: Whether our own COMMIT or ROLLBACK was the last thing sent since the check-out.
+        verified: Pins whose schema this connection has seen. They are made anew with each look-up of the
+            tenant, so that a schema is verified at least as often as the tenant is looked up.
     """
 
     wanted: Pin | None = None
     level: str | None = None
-    refused: Refused | None = None
     pinned: Pin | None = None
     scrubbed: bool = False
+    verified: WeakSet[Pin] = field(default_factory=WeakSet)
 
 
 def pin_state(connection: PoolProxiedConnection) -> PinState:
@@ -70,7 +78,53 @@ def pin_state(connection: PoolProxiedConnection) -> PinState:
 
 
 class Pinning(_Base):
-    """Mixin for a dialect class; the two methods at the end are the driver's part."""
+    """Mixin for a dialect class; the methods at the end are the driver's part.
+
+    Attributes:
+        refused: Whom to ask when the server refuses a pin.
+        guard: Called before each statement with its Connection; raises to keep it from being sent.
+    """
+
+    refused: Refused | None = None
+    guard: Callable[[Connection], None] | None = None
+    _probe: Connection | None = None
+
+    def initialize(self, connection: Connection) -> None:
+        """SQLAlchemy's questions to a new server: asked outside a transaction, as the login without rights."""
+        self._probe = connection
+        try:
+            super().initialize(connection)  # type: ignore[no-untyped-call]
+        finally:
+            self._probe = None
+
+    def _check(self, context: Any) -> None:
+        if self.guard is not None and context is not None and context.root_connection is not self._probe:
+            self.guard(context.root_connection)
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._check(context)
+        try:
+            super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+        except self.loaded_dbapi.Error as error:
+            self._doubt(context, error)
+            raise
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._check(context)
+        super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        self._check(context)
+        try:
+            super().do_execute_no_params(cursor, statement, context)  # type: ignore[no-untyped-call]
+        except self.loaded_dbapi.Error as error:
+            self._doubt(context, error)
+            raise
+
+    def _doubt(self, context: Any, error: BaseException) -> None:
+        """After "table does not exist", let the next transaction ask whether the schema does."""
+        if context is not None and _sqlstate(error) == UNDEFINED_TABLE:
+            pin_state(context.root_connection.connection).verified.clear()
 
     def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
         state = pin_state(dbapi_connection)
@@ -80,16 +134,17 @@ class Pinning(_Base):
             raise NoTenantError("a transaction on an engine of tenants")
         self._enter(dbapi_connection, pin)
         try:
-            self._send(dbapi_connection, pin.begin_message(state.level))
+            self._send(dbapi_connection, pin.begin_message(state.level, verify=pin not in state.verified))
         except self.loaded_dbapi.Error as error:
             sqlstate = _sqlstate(error)
-            if sqlstate not in REFUSALS or state.refused is None:
+            if sqlstate not in REFUSALS or self.refused is None:
                 raise
             # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
             self._send(dbapi_connection, ROLLBACK)
             state.scrubbed = True
-            raise state.refused(pin, sqlstate) from error
+            raise self.refused(pin, sqlstate) from error
         state.pinned = pin
+        state.verified.add(pin)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         self._end(dbapi_connection, COMMIT)
