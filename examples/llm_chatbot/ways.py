@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from llm_chatbot.models import Conversation
 from llm_chatbot.stage import INTRUDER, NEIGHBOUR, Stage
 from mt_paas_db import tenant_session
-from mt_paas_db.session.guard import PIN_OPTION
+from mt_paas_db.session.dialects.pinning import PIN_OPTION
 
 Way = Callable[[Stage, list[str]], Iterable[Any]]
 
