@@ -257,7 +257,7 @@ def test_twin_usage_granted_to_public_reads_the_neighbour(runner: Runner, korea:
 def test_twin_without_the_scrub_a_stray_role_stays_on_the_connection(
     runner: Runner, korea: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pinning, "COMMIT", b"COMMIT")
+    monkeypatch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT")
     monkeypatch.setattr(pinning, "ROLLBACK", b"ROLLBACK")
 
     def leave(session: Session) -> None:
@@ -274,7 +274,7 @@ def test_twin_with_session_level_settings_the_tenant_stays_on_the_connection(
     runner: Runner, korea: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_pin(monkeypatch, lambda message: message.replace(b"SET LOCAL ", b"SET "))
-    monkeypatch.setattr(pinning, "COMMIT", b"COMMIT")
+    monkeypatch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT")
 
     runner.run("korea", lambda session: rows(session, "SELECT body FROM note"))
 

@@ -24,13 +24,14 @@ IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
 LEVELS: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
 
-# What a session may have left on the connection by its own session-level SQL. It rides behind COMMIT and
-# ROLLBACK in the same message, so that it costs no round trip. Nothing of ours needs it: the next pin
-# overrides role and path anyhow. It keeps a stray SET ROLE, a WITH HOLD cursor or a LISTEN of one tenant
-# from the next user of the connection. RESET ALL is left out: behind PgBouncer it would undo what the
-# pooler keeps for its client (application_name, TimeZone).
+# What a session may have left on the connection by its own session-level SQL. It rides behind ROLLBACK, and
+# behind the COMMIT of a transaction that could have left something, in the same message, so that it costs no
+# round trip. Nothing of ours needs it: the next pin overrides role and path anyhow. It keeps a stray SET ROLE, a
+# WITH HOLD cursor or a LISTEN of one tenant from the next user of the connection. RESET ALL is left out: behind
+# PgBouncer it would undo what the pooler keeps for its client (application_name, TimeZone).
 SCRUB = b"RESET ROLE;RESET search_path;RESET statement_timeout;CLOSE ALL;UNLISTEN *"
-COMMIT = b"COMMIT;" + SCRUB
+COMMIT = b"COMMIT"
+COMMIT_AND_SCRUB = b"COMMIT;" + SCRUB
 ROLLBACK = b"ROLLBACK;" + SCRUB
 
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
