@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,11 +134,17 @@ class Run:
         """Return temporary files, and processes that mention them, that outlive the demonstration."""
         deadline = time.monotonic() + 5  # the last of the server's processes may still be on its way out
         while True:
-            listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-            processes = [line for line in listing.splitlines() if str(self.folder) in line]
+            processes = [line for line in _command_lines() if str(self.folder) in line]
             if not processes or time.monotonic() > deadline:
                 return processes + [str(path) for path in self.folder.rglob("*")]
             time.sleep(0.1)
+
+
+def _command_lines() -> Iterator[str]:
+    """Yield what each process was started with, from /proc: `ps` is not on every machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 @pytest.fixture
