@@ -61,8 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+_orders_to_leave: list[int] = []
+
+
 def _leave(number: int, _frame: object) -> NoReturn:
+    _orders_to_leave.append(number)
     raise SystemExit(128 + number)
+
+
+def _obey() -> None:
+    """Leave if a signal said so: Python drops what a handler raises inside a finalizer or weak reference."""
+    if _orders_to_leave:
+        raise SystemExit(128 + _orders_to_leave[0])
 
 
 def tell(server: EmbeddedServer, corpus: Corpus) -> list[Finding]:
@@ -71,9 +81,12 @@ def tell(server: EmbeddedServer, corpus: Corpus) -> list[Finding]:
     try:
         create_tenants(manager)
         load(corpus)
+        _obey()
         show_a_query(manager)
         suspend_and_resume(manager)
-        return attempt_everything(manager)
+        findings = attempt_everything(manager)
+        _obey()
+        return findings
     finally:
         manager.close()
 
