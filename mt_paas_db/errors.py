@@ -13,8 +13,7 @@
     │   ├── LockedError                 another transaction holds what the step needs; nothing was changed
     │   ├── CatalogMissingError         the database has no control schema: run ``init``
     │   ├── CatalogVersionError         .found .expected: code and catalog are too far apart
-    │   ├── InstallationTakenError      the installation's name is used by another database
-    │   └── PoolerError                 the pooler cannot carry tenant sessions
+    │   └── InstallationTakenError      the installation's name is used by another database
     ├── TenantError            .tenant_id
     │   ├── UnknownTenantError
     │   ├── TenantExistsError
@@ -136,10 +135,6 @@ class CatalogVersionError(ServerError):
 
 class InstallationTakenError(ServerError):
     """The installation's name, or its database, belongs to another installation."""
-
-
-class PoolerError(ServerError):
-    """The pooler in front of the server cannot carry tenant sessions."""
 
 
 class TenantError(TenancyError):

@@ -48,7 +48,7 @@ class ClusterSettings(BaseModel):
     Attributes:
         app_dsn: What sessions use, as the login role ``<installation>_app``; may lead through a pooler.
         admin_dsn: What ``init`` and the lifecycle use; direct, as a role that may create roles.
-        direct_dsn: The app DSN past the pooler, where it differs; for checks.
+        direct_dsn: The app DSN past the pooler, where it differs; nothing uses it yet.
         pooler: What stands behind `app_dsn`: ``direct``, ``pgbouncer`` (its version is asked for), or
             ``pgbouncer:1.18``.
     """

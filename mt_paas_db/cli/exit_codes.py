@@ -25,7 +25,6 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.CatalogMissingError, FAILED),
     (errors.CatalogVersionError, FAILED),
     (errors.InstallationTakenError, REFUSED),
-    (errors.PoolerError, FAILED),
     (errors.ServerError, FAILED),
     (errors.UnknownTenantError, FAILED),
     (errors.TenantExistsError, REFUSED),
