@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -144,6 +147,49 @@ def test_a_task_cancelled_anywhere_leaves_no_tenant_behind(fleet: Service, chose
         if pooler:
             pooler.__exit__(None, None, None)
     assert reached == {"entered", "written", "committed", "slept"}
+
+
+def recording(connect: Callable[..., Any], opened: list[Any]) -> Callable[..., Any]:
+    def connect_and_tell(*arguments: Any, **options: Any) -> Any:
+        connection = connect(*arguments, **options)
+        opened.append(getattr(connection, "driver_connection", connection))
+        return connection
+
+    return connect_and_tell
+
+
+def is_closed(driver: Any) -> bool:
+    return bool(driver.is_closed() if hasattr(driver, "is_closed") else driver.closed)
+
+
+@pytest.mark.parametrize("step", ["on_connect", "initialize"])
+@pytest.mark.parametrize("chosen", [r for r in ROUTES if not r.pooled], ids=str)
+def test_a_new_connection_whose_set_up_was_cancelled_is_closed(
+    fleet: Service, monkeypatch: pytest.MonkeyPatch, chosen: Route, step: str
+) -> None:
+    dialect = {
+        "psycopg": PGDialect_psycopg,
+        "psycopg_async": PGDialectAsync_psycopg,
+        "asyncpg": PGDialect_asyncpg,
+    }[chosen.driver]
+    armed = False
+
+    def cancelled(*_: object) -> None:
+        if armed:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(dialect, step, (lambda _: cancelled) if step == "on_connect" else cancelled)
+    runner = Runner(fleet.manager(**chosen.options), chosen)
+    runner.run("hallym", lambda _: None)  # connects to the catalog only
+    armed = True
+    opened: list[Any] = []
+    monkeypatch.setattr(dialect, "connect", recording(dialect.connect, opened))
+
+    with pytest.raises(asyncio.CancelledError):
+        runner.run("hallym", tenant_of)
+
+    assert [is_closed(driver) for driver in opened] == [True]
+    runner.close()
 
 
 def test_pgbouncer_restarted_under_us(fleet: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ from mt_paas_db.session.resolver import Resolved, Resolver, check_open
 
 if TYPE_CHECKING:
     from mt_paas_db.errors import TenantError
+
+# A service asks for the same tenants, with the same few options, all day.
+_known_name = lru_cache(maxsize=50_000)(parse_name)
+_known_options = lru_cache(maxsize=256)(PinOptions)
 
 
 class Door:
@@ -81,8 +86,8 @@ class TenantSessionContext:
         commit: bool,
     ) -> None:
         self._door = door
-        self._name = parse_name(tenant_id)
-        self._options = PinOptions(
+        self._name = _known_name(tenant_id) if type(tenant_id) is str else parse_name(tenant_id)
+        self._options = _known_options(
             read_only=read_only, isolation_level=isolation_level, statement_timeout_s=statement_timeout_s
         )
         self._expire_on_commit = expire_on_commit

@@ -73,13 +73,13 @@ def check_pin(connection: Connection) -> None:
     pin: Pin | None = connection._execution_options.get(PIN_OPTION)
     if pin is None:
         raise NoTenantError("a statement on an engine of tenants")
-    proxy = connection.connection
-    pinned = pin_state(proxy).pinned
+    state = pin_state(connection.connection)
+    pinned = state.pinned
     if pinned is None:
         raise ContextLostError(pin.tenant_id, "no pinned transaction was begun on this connection")
     if pinned is not pin:
         raise TenantMismatchError("this connection", expected=pin.tenant_id, found=pinned.tenant_id)
-    if not cast("Pinning", connection.dialect).in_transaction(proxy):
+    if not cast("Pinning", connection.dialect).in_transaction(state.driver):
         raise ContextLostError(pin.tenant_id, "the transaction was ended by SQL text")
     in_force = tenant_in_force()
     if in_force is not None and in_force not in (pin.tenant_id, pin.asked_as):

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import LRUCache, await_only
 
-from mt_paas_db.session.dialects.pinning import Pinning
+from mt_paas_db.session.dialects.pinning import Pinning, PinState
 from mt_paas_db.session.pin import Pin
 
 # Objects that initdb makes have lower OIDs (FirstNormalObjectId in PostgreSQL's access/transam.h).
@@ -64,7 +63,8 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
 
         def connect(connection: Any) -> None:
             if inherited is not None:
-                inherited(connection)
+                with self._closed_on_failure(connection):
+                    inherited(connection)
             # The adapter begins a transaction of its own at the first statement, unless it is in autocommit.
             connection.autocommit = True
             if connection._prepared_statement_cache is not None:
@@ -74,18 +74,15 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
 
         return connect
 
-    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
-        driver: Any = dbapi_connection.driver_connection
+    def in_transaction(self, driver: Any) -> bool:
         return not driver.is_closed() and bool(driver.is_in_transaction())
 
-    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
-        adapter: Any = dbapi_connection.dbapi_connection
-        if adapter._prepared_statement_cache is not None:
-            adapter._prepared_statement_cache.schema = pin.schema
+    def _enter(self, state: PinState, pin: Pin) -> None:
+        if state.adapter._prepared_statement_cache is not None:
+            state.adapter._prepared_statement_cache.schema = pin.schema
 
-    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
-        adapter: Any = dbapi_connection.dbapi_connection
+    def _send(self, state: PinState, message: bytes) -> None:
         try:
-            await_only(adapter.driver_connection.execute(message.decode()))
+            await_only(state.driver.execute(message.decode()))
         except Exception as error:
-            adapter._handle_exception(error)
+            state.adapter._handle_exception(error)

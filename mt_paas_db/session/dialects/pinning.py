@@ -11,7 +11,8 @@ begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -50,6 +51,8 @@ class PinState:
     """What one DBAPI connection carries, as far as the client knows.
 
     Attributes:
+        adapter: The DBAPI connection.
+        driver: The driver's own connection; the same on blocking drivers.
         wanted: The pin that the coming begin shall send; taken by it.
         level: The isolation level of that begin, where it differs from the pin's.
         pinned: The pin of the open transaction; None between transactions.
@@ -60,6 +63,8 @@ class PinState:
             tenant, so that a schema is verified at least as often as the tenant is looked up.
     """
 
+    adapter: Any
+    driver: Any
     wanted: Pin | None = None
     level: str | None = None
     pinned: Pin | None = None
@@ -73,10 +78,10 @@ def pin_state(connection: PoolProxiedConnection) -> PinState:
     try:
         info = connection.info
     except (NotImplementedError, AttributeError):
-        return PinState()
-    state = info.get(_INFO_KEY)
-    if not isinstance(state, PinState):
-        state = info[_INFO_KEY] = PinState()
+        info = {}
+    state: PinState | None = info.get(_INFO_KEY)  # the pool empties it when it connects anew
+    if state is None:
+        state = info[_INFO_KEY] = PinState(connection.dbapi_connection, connection.driver_connection)
     return state
 
 
@@ -96,9 +101,23 @@ class Pinning(_Base):
         """SQLAlchemy's questions to a new server: asked outside a transaction, as the login without rights."""
         self._probe = connection
         try:
-            super().initialize(connection)  # type: ignore[no-untyped-call]
+            with self._closed_on_failure(connection.connection.dbapi_connection):
+                try:
+                    super().initialize(connection)  # type: ignore[no-untyped-call]
+                except BaseException:
+                    connection.invalidate()  # or SQLAlchemy rolls back on what is closed by then
+                    raise
         finally:
             self._probe = None
+
+    @contextmanager
+    def _closed_on_failure(self, dbapi_connection: Any) -> Iterator[None]:
+        """Close a new connection whose set-up failed or was cancelled: SQLAlchemy 2.0 would strand it."""
+        try:
+            yield
+        except BaseException:
+            self.do_terminate(dbapi_connection)  # type: ignore[no-untyped-call]
+            raise
 
     def _check(self, statement: str, context: Any) -> None:
         if context is None or context.root_connection is self._probe:
@@ -140,33 +159,34 @@ class Pinning(_Base):
         state.pinned, state.scrubbed, state.textual = None, False, False
         if pin is None:
             raise NoTenantError("a transaction on an engine of tenants")
-        self._enter(dbapi_connection, pin)
+        self._enter(state, pin)
+        unseen = pin not in state.verified
         try:
-            self._send(dbapi_connection, pin.begin_message(state.level, verify=pin not in state.verified))
+            self._send(state, pin.begin_message(state.level, verify=unseen))
         except self.loaded_dbapi.Error as error:
             sqlstate = _sqlstate(error)
             if sqlstate not in REFUSALS or self.refused is None:
                 raise
             # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
-            self._send(dbapi_connection, ROLLBACK)
+            self._send(state, ROLLBACK)
             state.scrubbed = True
             raise self.refused(pin, sqlstate) from error
         state.pinned = pin
-        state.verified.add(pin)
+        if unseen:
+            state.verified.add(pin)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
-        textual = pin_state(dbapi_connection).textual
-        self._end(dbapi_connection, COMMIT_AND_SCRUB if textual else COMMIT)
+        state = pin_state(dbapi_connection)
+        self._end(state, COMMIT_AND_SCRUB if state.textual else COMMIT)
 
     def do_rollback(self, dbapi_connection: PoolProxiedConnection) -> None:
-        self._end(dbapi_connection, ROLLBACK)
+        self._end(pin_state(dbapi_connection), ROLLBACK)
 
-    def _end(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
-        state = pin_state(dbapi_connection)
-        if state.scrubbed and not self.in_transaction(dbapi_connection):
+    def _end(self, state: PinState, message: bytes) -> None:
+        if state.scrubbed and not self.in_transaction(state.driver):
             return  # the pool's reset after our own commit
         state.pinned = None
-        self._send(dbapi_connection, message)
+        self._send(state, message)
         state.scrubbed = True
 
     def set_isolation_level(self, dbapi_connection: DBAPIConnection, level: Any) -> None:
@@ -182,15 +202,15 @@ class Pinning(_Base):
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         raise ConfigurationError("two-phase transactions cannot carry a tenant's pin; use an ordinary one")
 
-    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
+    def in_transaction(self, driver: Any) -> bool:
         """Whether the driver knows itself inside a transaction, as of the server's last answer."""
         raise NotImplementedError
 
-    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
+    def _enter(self, state: PinState, pin: Pin) -> None:
         """Tell the connection's statement cache whose transaction comes."""
         raise NotImplementedError
 
-    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
+    def _send(self, state: PinState, message: bytes) -> None:
         """Send `message` in the simple protocol and wait; raise the DBAPI's error for the server's."""
         raise NotImplementedError
 

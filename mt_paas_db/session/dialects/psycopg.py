@@ -18,11 +18,12 @@ from psycopg._preparing import Key, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.errors import error_from_result
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
-from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from mt_paas_db.session.dialects.pinning import Pinning
+from mt_paas_db.session.dialects.pinning import Pinning, PinState
 from mt_paas_db.session.pin import Pin
+
+_NO_TRANSACTION = (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN)
 
 
 class TenantPrepareManager(PrepareManager):
@@ -54,7 +55,8 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
 
         def connect(connection: Any) -> None:
             if inherited is not None:
-                inherited(connection)
+                with self._closed_on_failure(connection):
+                    inherited(connection)
             driver = self.get_driver_connection(connection)
             manager = TenantPrepareManager()
             manager.prepare_threshold = driver.prepare_threshold
@@ -63,13 +65,11 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
 
         return connect
 
-    def in_transaction(self, dbapi_connection: PoolProxiedConnection) -> bool:
-        driver: Any = dbapi_connection.driver_connection
-        return bool(driver.pgconn.transaction_status not in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN))
+    def in_transaction(self, driver: Any) -> bool:
+        return driver.pgconn.transaction_status not in _NO_TRANSACTION
 
-    def _enter(self, dbapi_connection: PoolProxiedConnection, pin: Pin) -> None:
-        driver: Any = dbapi_connection.driver_connection
-        driver._prepared.schema = pin.schema.encode()
+    def _enter(self, state: PinState, pin: Pin) -> None:
+        state.driver._prepared.schema = pin.schema.encode()
 
 
 class PinnedPsycopg(_PinnedPsycopg):
@@ -77,8 +77,8 @@ class PinnedPsycopg(_PinnedPsycopg):
 
     supports_statement_cache = True
 
-    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
-        driver: psycopg.Connection[Any] = dbapi_connection.driver_connection  # type: ignore[assignment]
+    def _send(self, state: PinState, message: bytes) -> None:
+        driver: psycopg.Connection[Any] = state.driver
         with driver.lock:
             driver.wait(_exchange(driver.pgconn, message))
 
@@ -93,8 +93,8 @@ class PinnedPsycopgAsync(_PinnedPsycopg, PGDialectAsync_psycopg):
     def get_async_dialect_cls(cls, url: Any) -> Any:
         return cls  # the inherited one names SQLAlchemy's own dialect, which pins nothing
 
-    def _send(self, dbapi_connection: PoolProxiedConnection, message: bytes) -> None:
-        driver: psycopg.AsyncConnection[Any] = dbapi_connection.driver_connection  # type: ignore[assignment]
+    def _send(self, state: PinState, message: bytes) -> None:
+        driver: psycopg.AsyncConnection[Any] = state.driver
 
         async def exchange() -> None:
             async with driver.lock:
