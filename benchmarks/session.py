@@ -36,7 +36,9 @@ _BUDGET_S = 210.0  # a default run on a busy machine stops here, with fewer roun
 # first five uses of a prepared statement each time, and may keep a generic plan after that.
 _WARM_UP_PASSES = 13
 _PASSES = 5
-_TURN = 10  # transactions that a case runs before the next one has its turn
+# Transactions that a case runs before the next one has its turn: short, so that what disturbs the machine disturbs
+# all alike, and long enough that what the case before left in the processor's caches weighs little.
+_TURN = 25
 
 
 @dataclass

@@ -36,7 +36,7 @@ class PinnedConnection(Connection):
         state = pin_state(self.connection)
         options = self._execution_options
         state.wanted = options.get(PIN_OPTION)
-        state.level = cast("str | None", options.get("isolation_level"))
+        state.level = options.get("isolation_level")
         super()._begin_impl(transaction)
 
 

@@ -77,10 +77,10 @@ class Pin:
     generation: int
     schema: str
     options: PinOptions
-    always_verify: bool
     _begin: bytes
     _context: bytes
-    _verify: bytes
+    _verified: bytes
+    _ready: bytes
 
     def begin_message(self, isolation_level: str | None = None, *, verify: bool = True) -> bytes:
         """Return the message that begins a pinned transaction; `isolation_level` overrides the option.
@@ -90,8 +90,10 @@ class Pin:
         connection asks once for each pin; with them, a shared table could answer for the tenant's, so it
         asks each time.
         """
+        if isolation_level is None and not verify:
+            return self._ready
         begin = self._begin if isolation_level is None else _begin(isolation_level, self.options)
-        return begin + self._context + (self._verify if verify or self.always_verify else b"")
+        return begin + (self._verified if verify else self._context)
 
 
 def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> Pin:
@@ -113,18 +115,21 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         parts.append(f"SET LOCAL statement_timeout={max(1, round(options.statement_timeout_s * 1000))}")
     # A path skips what does not exist or may not be used, silently; so ask. A missing schema is an error
     # by itself (3F000), a missing right becomes a division by zero (22012).
-    verify = f";SELECT 1/pg_catalog.has_schema_privilege('{placement.schema_name}','USAGE')::int"
+    parts_verified = [*parts, f"SELECT 1/pg_catalog.has_schema_privilege('{placement.schema_name}','USAGE')::int"]
+    if resolution.shared_schemas or options.read_only:
+        parts = parts_verified  # always: READ ONLY can be taken back until the first query, and this is one
+    begin = _begin(options.isolation_level, options)
+    context = ";".join(parts).encode("ascii")
     return Pin(
         tenant_id=tenant_id,
         asked_as=asked_as,
         generation=resolution.generation,
         schema=placement.schema_name,
         options=options,
-        # READ ONLY can be taken back until the first query; this is one.
-        always_verify=bool(resolution.shared_schemas) or options.read_only,
-        _begin=_begin(options.isolation_level, options),
-        _context=";".join(parts).encode("ascii"),
-        _verify=verify.encode("ascii"),
+        _begin=begin,
+        _context=context,
+        _verified=";".join(parts_verified).encode("ascii"),
+        _ready=begin + context,
     )
 
 

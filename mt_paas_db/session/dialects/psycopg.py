@@ -29,18 +29,18 @@ _NO_TRANSACTION = (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN)
 class TenantPrepareManager(PrepareManager):
     """psycopg's prepared statements, kept apart by schema."""
 
-    schema: bytes = b""
+    schema: str = ""
 
     def key(self, query: PostgresQuery) -> Key:  # type: ignore[override]
-        return (self.schema + b"\0" + query.query, query.types)
+        return (self.schema, query.query, query.types)  # type: ignore[return-value]  # only ever compared
 
 
 def _exchange(pgconn: pq.abc.PGconn, message: bytes) -> Generator[Any, Any, None]:
     """Send several statements as one simple query; psycopg's own BEGIN path takes a single result only."""
     pgconn.send_query(message)
-    for result in (yield from generators.execute(pgconn)):
-        if result.status == pq.ExecStatus.FATAL_ERROR:
-            raise error_from_result(result, encoding="utf-8")
+    results = yield from generators.execute(pgconn)
+    if results[-1].status == pq.ExecStatus.FATAL_ERROR:  # an error ends a simple query, so it is the last
+        raise error_from_result(results[-1], encoding="utf-8")
 
 
 class _PinnedPsycopg(Pinning, PGDialect_psycopg):
@@ -69,7 +69,7 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
         return driver.pgconn.transaction_status not in _NO_TRANSACTION
 
     def _enter(self, state: PinState, pin: Pin) -> None:
-        state.driver._prepared.schema = pin.schema.encode()
+        state.driver._prepared.schema = pin.schema
 
 
 class PinnedPsycopg(_PinnedPsycopg):
