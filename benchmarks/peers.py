@@ -72,6 +72,12 @@ class PeerWorker:
         self._python = python
         self._process: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process that the peers run in."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [self._python, "-m", "benchmarks.peer_worker"],

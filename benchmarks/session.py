@@ -1,7 +1,7 @@
 """What tenancy costs a transaction: a primary-key SELECT in its own transaction, tenants in turn.
 
-Which core a server process lands on changes a connection's latency by up to twice, and a machine is never
-quite idle. So the time is cut small. In each round every case gets new connections and the same warm-up,
+Clients and servers are kept on cores of their own (`benchmarks.cores`), and, as a machine is never quite idle, the
+time is cut small. In each round every case gets new connections and the same warm-up,
 and then the cases of a route take turns of a few transactions, in an order that changes. A round gives one
 median to each case; ratios are taken within the round, and a bar is the median of the rounds' ratios.
 """
@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from benchmarks.cases import OURS, PLAIN, Case, make_cases, place, reachable_routes
+from benchmarks.cores import clients_apart, keep_servers
 from benchmarks.ground import Ground, prepared_ground
 from benchmarks.peers import PEERS, PeerWorker, peer_cases, peer_python
 from benchmarks.report import Bar, Result, Row, environment
@@ -35,10 +36,11 @@ _BUDGET_S = 210.0  # a default run on a busy machine stops here, with fewer roun
 # psycopg prepares a statement when it is used for the sixth time, ours once a tenant; the server then plans the
 # first five uses of a prepared statement each time, and may keep a generic plan after that.
 _WARM_UP_PASSES = 13
-_PASSES = 5
-# Transactions that a case runs before the next one has its turn: short, so that what disturbs the machine disturbs
-# all alike, and long enough that what the case before left in the processor's caches weighs little.
-_TURN = 25
+_PASSES = 10
+# Transactions that a case runs before the next one has its turn: few enough that what disturbs the machine disturbs
+# all alike, and enough for five visits to each of 20 tenants. With fewer, a case that has a table for each tenant
+# would find what it needs evicted from the processor's caches by the case before, as it never is in a service.
+_TURN = 100
 
 
 @dataclass
@@ -102,7 +104,8 @@ def run(options: argparse.Namespace) -> Result:
                 groups[routes.index(case.route)].append(case)
         check_reads(groups)
         trips, trip_bars = round_trip_figures(ground, routes, loop)
-        samples, done = measure(ground, groups, rounds=rounds, budget_s=budget_s)
+        with clients_apart([worker.pid] if worker else []) as core:
+            samples, done = measure(ground, groups, rounds=rounds, budget_s=budget_s, server_core=core)
         facts = environment(
             postgresql=_server_version(ground),
             pgbouncer=".".join(map(str, ground.pooler.version)) if ground.pooler else None,
@@ -131,20 +134,27 @@ def check_reads(groups: Sequence[Sequence[Case]]) -> None:
 
 
 def measure(
-    ground: Ground, groups: Sequence[Sequence[Case]], *, rounds: int, budget_s: float
+    ground: Ground,
+    groups: Sequence[Sequence[Case]],
+    *,
+    rounds: int,
+    budget_s: float,
+    server_core: int | None = None,
 ) -> tuple[dict[Case, Samples], int]:
     """Run all cases `rounds` times, or until `budget_s` are over; return the samples and how many rounds it were.
 
-    `groups` hold the cases that are compared with each other.
+    `groups` hold the cases that are compared with each other. The servers are kept on `server_core`.
     """
     samples = {case: Samples() for group in groups for case in group}
     tenants = len(ground.tenants)
     began = time.monotonic()
     done = 0
+    keep_servers([ground.service.server.pid], server_core)
     while done < rounds and (done == 0 or time.monotonic() - began < budget_s):
         number, done = done, done + 1
         if ground.pooler is not None:
-            ground.pooler.restart()  # else its server connections would stay where they are
+            ground.pooler.restart()  # so that it connects anew as well
+            keep_servers([ground.pooler.pid], server_core)
         warm_up = visits(tenants, passes=_WARM_UP_PASSES, seed=number)
         todo = visits(tenants, passes=_PASSES, seed=rounds + number)
         turns = [todo[start : start + _TURN] for start in range(0, len(todo), _TURN)]

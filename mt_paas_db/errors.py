@@ -24,7 +24,7 @@
     │   │   └── TenantNotReadyError     provisioning, maintenance, archived or deleting
     │   ├── IllegalTransitionError .state .action
     │   ├── ConfirmationError           the id was not typed again for a destructive step
-    │   ├── ProvisioningError           the models' DDL failed; the tenant was not created
+    │   ├── ProvisioningError           the models' DDL, a revision or the seed failed; there is no such tenant
     │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
     │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
     └── ContextError                    code and tenant disagree; the statement was not sent
@@ -153,10 +153,14 @@ class UnknownTenantError(TenantError):
 
 
 class TenantExistsError(TenantError):
-    """A tenant with this id exists; nothing was changed."""
+    """A tenant with this id exists, or is being created; nothing was changed."""
 
-    def __init__(self, tenant_id: str) -> None:
-        super().__init__(tenant_id, "exists already; choose another id, or use `mt-paas-db tenant show` to look at it")
+    def __init__(
+        self,
+        tenant_id: str,
+        detail: str = "exists already; choose another id, or use `mt-paas-db tenant show` to look at it",
+    ) -> None:
+        super().__init__(tenant_id, detail)
 
 
 class NameReservedError(TenantError):
@@ -223,7 +227,7 @@ class ConfirmationError(TenantError):
 
 
 class ProvisioningError(TenantError):
-    """The models' DDL failed; the whole creation was rolled back."""
+    """The models' DDL, a revision or the seed failed. Nothing was created, or the message says what was left."""
 
 
 class SchemaMissingError(TenantError):

@@ -88,6 +88,21 @@ UPDATE mt_paas.tenant
        state_changed_at = now()
  WHERE generation = :generation;
 
+-- name: withheld
+SELECT withheld
+  FROM mt_paas.tenant
+ WHERE generation = :generation;
+
+-- name: set_withheld
+UPDATE mt_paas.tenant
+   SET withheld = CAST(:withheld AS jsonb)
+ WHERE generation = :generation;
+
+-- name: set_display_name
+UPDATE mt_paas.tenant
+   SET display_name = :display_name
+ WHERE generation = :generation;
+
 -- name: delete_tenant
 DELETE FROM mt_paas.tenant
  WHERE generation = :generation;
@@ -108,6 +123,18 @@ SELECT t.generation
  WHERE n.name = :name
    AND n.released_at IS NULL
    FOR UPDATE OF t;
+
+-- name: lock_generation
+SELECT generation
+  FROM mt_paas.tenant
+ WHERE generation = :generation
+   FOR UPDATE;
+
+-- name: lock_generation_nowait
+SELECT generation
+  FROM mt_paas.tenant
+ WHERE generation = :generation
+   FOR UPDATE NOWAIT;
 
 -- name: find_tenant
 SELECT generation

@@ -112,8 +112,78 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT USAGE ON SEQU
 -- name: tenant_functions
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT EXECUTE ON FUNCTIONS TO {role};
 
+-- name: hide_version_table
+-- Alembic's own table is not a tenant's to read or write; default privileges have granted it.
+REVOKE ALL ON TABLE {schema}.alembic_version FROM {role};
+
+-- name: write_rights
+-- What a tenant's role may write in its schema: on a table (attname null), or on a column alone.
+SELECT c.oid::bigint AS oid, c.relname, NULL::name AS attname, array_agg(DISTINCT x.privilege_type) AS rights
+  FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x
+ WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+   AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+   AND x.grantee = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :role)
+   AND x.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+ GROUP BY c.oid, c.relname
+ UNION ALL
+SELECT c.oid::bigint, c.relname, a.attname, array_agg(DISTINCT x.privilege_type)
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped, pg_catalog.aclexplode(a.attacl) x
+ WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+   AND x.grantee = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :role)
+   AND x.privilege_type IN ('INSERT', 'UPDATE')
+ GROUP BY c.oid, c.relname, a.attname;
+
+-- name: withhold_writes
+-- Takes the rights on single columns too.
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE {tables} FROM {role};
+
+-- name: give_back
+GRANT {rights} ON TABLE {table} TO {role};
+
+-- name: relations
+SELECT oid::bigint, relname
+  FROM pg_catalog.pg_class
+ WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+   AND relkind IN ('r', 'p', 'v', 'm', 'f');
+
+-- name: columns
+SELECT attname
+  FROM pg_catalog.pg_attribute
+ WHERE attrelid = CAST(:oid AS bigint)::oid
+   AND attnum > 0
+   AND NOT attisdropped;
+
+-- name: count_objects
+SELECT count(*)
+  FROM pg_catalog.pg_depend d
+ WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass
+   AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+   AND d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_type'::regclass);
+
+-- name: drop_some
+-- Statements that drop some of a schema's objects, in an order in which little hangs on each: a partition goes
+-- before the table it is part of, and what a table owns (a sequence, its indexes) goes with it.
+SELECT format('DROP %s IF EXISTS %s CASCADE', upper(CASE o.type WHEN 'composite type' THEN 'type' ELSE o.type END), o.identity)
+  FROM pg_catalog.pg_depend d
+  LEFT JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) o
+ WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass
+   AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+   AND d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_type'::regclass)
+   AND o.type IN ('table', 'view', 'materialized view', 'foreign table', 'sequence', 'composite type',
+                  'type', 'domain', 'function', 'procedure')
+ ORDER BY CASE WHEN c.relkind IN ('v', 'm') THEN 0
+               WHEN c.relispartition THEN CASE c.relkind WHEN 'p' THEN 2 ELSE 1 END
+               WHEN c.relkind IN ('r', 'f') THEN 3
+               WHEN c.relkind = 'p' THEN 4
+               WHEN c.relkind = 'S' THEN 5
+               WHEN d.classid = 'pg_catalog.pg_proc'::regclass THEN 6
+               ELSE 7 END, d.objid
+ LIMIT :batch;
+
 -- name: drop_tenant_schema
-DROP SCHEMA {schema} CASCADE;
+DROP SCHEMA IF EXISTS {schema} CASCADE;
 
 -- name: drop_tenant_owned
 DROP OWNED BY {role};
@@ -121,8 +191,28 @@ DROP OWNED BY {role};
 -- name: drop_tenant_role
 DROP ROLE {role};
 
+-- name: admin_leaves_role
+REVOKE {role} FROM CURRENT_USER GRANTED BY CURRENT_USER;
+
+-- name: admin_leaves_role_15
+REVOKE {role} FROM CURRENT_USER;
+
+-- name: seed_path
+SET LOCAL search_path = {path};
+
+-- name: seed_tenant
+SELECT pg_catalog.set_config('mt_paas.tenant', :tenant_id, true);
+
+-- name: transaction_id
+SELECT pg_catalog.pg_current_xact_id()::text;
+
 -- name: act_as
 SET LOCAL ROLE {role};
+
+-- name: owner_in_schema
+-- For a connection that is closed afterwards.
+SET ROLE {role};
+SET search_path = {schema}, pg_temp;
 
 -- name: act_as_oneself
 SET LOCAL ROLE NONE;

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -183,7 +184,7 @@ def test_a_new_connection_whose_set_up_was_cancelled_is_closed(
     runner.run("hallym", lambda _: None)  # connects to the catalog only
     armed = True
     opened: list[Any] = []
-    monkeypatch.setattr(dialect, "connect", recording(vars(DefaultDialect)["connect"], opened))
+    monkeypatch.setattr(dialect, "connect", recording(DefaultDialect.connect, opened))
 
     with pytest.raises(asyncio.CancelledError):
         runner.run("hallym", tenant_of)

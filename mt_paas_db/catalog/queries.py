@@ -32,10 +32,10 @@ def query(file: str, name: str) -> TextClause:
     return text(queries(file)[name])
 
 
-def ddl(file: str, name: str, /, **parts: SqlName | str | sql.Literal) -> str:
-    """Return a statement with its ``{parts}`` filled in: a string as a quoted identifier, a `Literal` as one.
+def ddl(file: str, name: str, /, **parts: SqlName | str | sql.Composable) -> str:
+    """Return a statement with its ``{parts}`` filled in: a string as a quoted identifier, all else as it composes.
 
     Execute it with `Connection.exec_driver_sql`: it binds no values.
     """
-    composed = {key: part if isinstance(part, sql.Literal) else sql.Identifier(part) for key, part in parts.items()}
+    composed = {key: part if isinstance(part, sql.Composable) else sql.Identifier(part) for key, part in parts.items()}
     return sql.SQL(queries(file)[name]).format(**composed).as_string(None)

@@ -160,6 +160,23 @@ def is_tenant_schema(connection: Connection, schema: str) -> bool:
     return bool(connection.execute(query(_FILE, "is_tenant_schema"), {"schema": schema}).scalar_one())
 
 
+def withheld(connection: Connection, generation: int) -> list[dict[str, Any]]:
+    """Return what was withheld from a tenant's role; see `mt_paas_db.core.standing`."""
+    return list(connection.execute(query(_FILE, "withheld"), {"generation": generation}).scalar_one() or [])
+
+
+def lock(connection: Connection, generation: int, *, nowait: bool = False) -> bool:
+    """Hold a tenant's row until the transaction ends; return whether it is still there."""
+    name = "lock_generation_nowait" if nowait else "lock_generation"
+    return connection.execute(query(_FILE, name), {"generation": generation}).scalar_one_or_none() is not None
+
+
+def find(connection: Connection, name: TenantName) -> Tenant | None:
+    """Return the tenant with this id or alias, or None."""
+    generation = connection.execute(query(_FILE, "find_tenant"), {"name": name}).scalar_one_or_none()
+    return by_generation(connection, generation) if generation is not None else None
+
+
 def next_generation(connection: Connection) -> int:
     """Draw a generation. Never drawn again, even if the transaction rolls back."""
     return int(connection.execute(query(_FILE, "next_generation")).scalar_one())

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
         clusters: Servers by name. One is enough; `home` says which of several holds the catalog.
         home: The cluster of the catalog and of new tenants; the only one where there is one.
         models: ``package.module:attribute`` of a `MetaData` or a declarative base, for the command line.
+        script_location: Folder, or ``package:folder``, of the service's Alembic revisions: what new tenants get
+            instead of the models' DDL.
+        seed: ``package.module:function`` or the path of an SQL file: what writes a new tenant's first rows.
         shared_schemas: Schemas on every tenant's path after its own, for reference tables and types.
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
@@ -99,6 +102,8 @@ class Settings(BaseSettings):
     clusters: dict[str, ClusterSettings] = Field(default_factory=dict)
     home: str | None = None
     models: str | None = None
+    script_location: str | None = None
+    seed: str | None = None
     shared_schemas: tuple[Annotated[SqlName, AfterValidator(parse_sql_name)], ...] = ()
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"

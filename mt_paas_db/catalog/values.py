@@ -23,6 +23,19 @@ class TenantState(StrEnum):
     ARCHIVED = "archived"
     DELETING = "deleting"
 
+    @property
+    def serves(self) -> bool:
+        """Whether sessions may be opened."""
+        return self in (TenantState.ACTIVE, TenantState.READ_ONLY)
+
+
+class SuspensionReason(StrEnum):
+    """Why a tenant is suspended, for those who are told so."""
+
+    PAYMENT = "payment"
+    MAINTENANCE = "maintenance"
+    OTHER = "other"
+
 
 class NameKind(StrEnum):
     """What a name of a tenant is to it."""

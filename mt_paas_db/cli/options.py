@@ -25,6 +25,14 @@ ModelsOption = Annotated[
         help="The MetaData or declarative base that tenants get; before MT_PAAS_DB_MODELS.",
     ),
 ]
+ScriptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scripts",
+        metavar="FOLDER",
+        help="The service's Alembic revisions, which tenants get instead; before MT_PAAS_DB_SCRIPT_LOCATION.",
+    ),
+]
 TenantArgument = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id, or an alias of it.")]
 
 
@@ -33,6 +41,12 @@ def parse_text(value: str | None) -> str | None:
     if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
         raise typer.BadParameter("it is not valid text in this terminal's encoding")
     return value
+
+
+NoteOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", callback=parse_text, help="Why, in your own words; for the log."),
+]
 
 
 def whoami() -> str | None:
@@ -44,7 +58,9 @@ def whoami() -> str | None:
 
 
 @contextmanager
-def opened(*, models: str | None = None, needs_models: bool = False) -> Iterator[TenantManager]:
+def opened(
+    *, models: str | None = None, scripts: str | None = None, seed: str | None = None, needs_models: bool = False
+) -> Iterator[TenantManager]:
     """Yield a manager made from ``MT_PAAS_DB_*``, and close its connections afterwards.
 
     The models are loaded only where `needs_models`, so that the other commands also work where the
@@ -53,7 +69,8 @@ def opened(*, models: str | None = None, needs_models: bool = False) -> Iterator
 
     Raises `ConfigurationError`.
     """
-    given = {} if models is None else {"models": models}
+    told = {"models": models, "script_location": scripts, "seed": seed}
+    given = {name: value for name, value in told.items() if value is not None}
     with redirect_stdout(sys.stderr):
         settings = mt_paas_db.load_settings(**given)
         if needs_models:

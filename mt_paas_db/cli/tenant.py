@@ -10,10 +10,20 @@ from typing import Annotated
 import typer
 
 from mt_paas_db.catalog.identifiers import parse_name
-from mt_paas_db.catalog.values import Event, Tenant, TenantState
+from mt_paas_db.catalog.values import Event, SuspensionReason, Tenant, TenantState
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.failure import print_document
-from mt_paas_db.cli.options import JsonOption, ModelsOption, TenantArgument, opened, parse_text, whoami
+from mt_paas_db.cli.options import (
+    JsonOption,
+    ModelsOption,
+    NoteOption,
+    ScriptsOption,
+    TenantArgument,
+    opened,
+    parse_text,
+    whoami,
+)
+from mt_paas_db.cli.progress import bar
 from mt_paas_db.cli.text import printable
 
 _EVENTS_OF_ONE_TENANT = 10
@@ -34,10 +44,18 @@ def create(
         list[str] | None, typer.Option("--alias", metavar="NAME", help="A host name or old name; repeatable.")
     ] = None,
     models: ModelsOption = None,
+    scripts: ScriptsOption = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME|FILE.sql", help="What writes the first rows; before MT_PAAS_DB_SEED."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a tenant with its role, schema and tables; it is active at once."""
-    with opened(models=models, needs_models=True) as manager:
+    """Create a tenant with its role, schema, tables and first rows; it is active at once.
+
+    One whose creation was interrupted is completed.
+    """
+    with opened(models=models, scripts=scripts, seed=seed, needs_models=True) as manager:
         tenant = manager.create(tenant_id, display_name=display_name, aliases=aliases or [], actor=whoami())
     _answer(tenant, f"tenant {tenant.tenant_id!r} is {tenant.state}, its schema {_schema(tenant)!r}", as_json)
 
@@ -86,23 +104,54 @@ def show(tenant_id: TenantArgument, as_json: JsonOption = False) -> None:
 @tenant_app.command()
 def suspend(
     tenant_id: TenantArgument,
-    reason: Annotated[
-        str, typer.Option(callback=parse_text, help="payment, maintenance, other, or words of your own.")
-    ] = "other",
+    reason: Annotated[SuspensionReason, typer.Option(help="What its sessions are told.")] = SuspensionReason.OTHER,
+    note: NoteOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Suspend a tenant: the server refuses its role from the next transaction on. Data stays."""
     with opened() as manager:
-        tenant = manager.suspend(tenant_id, reason=reason, actor=whoami())
-    _answer(tenant, f"tenant {tenant.tenant_id!r} is {_state(tenant)}", as_json)
+        tenant = manager.suspend(tenant_id, reason=reason, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
+
+
+@tenant_app.command("read-only")
+def read_only(tenant_id: TenantArgument, note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Let a tenant be read and not written: its role loses what it may write."""
+    with opened() as manager:
+        tenant = manager.read_only(tenant_id, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
 
 
 @tenant_app.command()
-def resume(tenant_id: TenantArgument, as_json: JsonOption = False) -> None:
-    """Give a suspended tenant back."""
+def maintenance(tenant_id: TenantArgument, note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Close a tenant for maintenance; the server refuses its role."""
     with opened() as manager:
-        tenant = manager.resume(tenant_id, actor=whoami())
-    _answer(tenant, f"tenant {tenant.tenant_id!r} is {_state(tenant)}", as_json)
+        tenant = manager.maintenance(tenant_id, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
+
+
+@tenant_app.command()
+def resume(tenant_id: TenantArgument, note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Make a suspended, read-only or closed tenant active again."""
+    with opened() as manager:
+        tenant = manager.resume(tenant_id, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
+
+
+@tenant_app.command()
+def archive(tenant_id: TenantArgument, note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Take a tenant out of service and keep its data; only then can it be deleted."""
+    with opened() as manager:
+        tenant = manager.archive(tenant_id, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
+
+
+@tenant_app.command()
+def restore(tenant_id: TenantArgument, note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Take an archived tenant back into service."""
+    with opened() as manager:
+        tenant = manager.restore(tenant_id, note=note, actor=whoami())
+    _answer_state(tenant, as_json)
 
 
 @tenant_app.command()
@@ -146,11 +195,12 @@ def delete(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop a suspended tenant with all its data."""
+    """Drop an archived tenant with all its data. One whose deletion was interrupted is deleted to the end."""
     with opened() as manager:
         if confirm is None and sys.stdin is not None and sys.stdin.isatty():
             confirm = _typed_again(manager.get(tenant_id))
-        manager.delete(tenant_id, confirm=confirm, actor=whoami())
+        with bar() as progress:
+            manager.delete(tenant_id, confirm=confirm, actor=whoami(), progress=progress)
     if as_json:
         print_document({"deleted": confirm})
     else:
@@ -190,6 +240,10 @@ def _answer(tenant: Tenant, line: str, as_json: bool) -> None:
         print_document({"tenant": tenant.model_dump(mode="json")})
     else:
         screen.say(line)
+
+
+def _answer_state(tenant: Tenant, as_json: bool) -> None:
+    _answer(tenant, f"tenant {tenant.tenant_id!r} is {_state(tenant)}", as_json)
 
 
 def _show_events(events: Sequence[Event]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from psycopg.sql import Literal
+from psycopg.sql import Composable
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
@@ -45,10 +46,10 @@ class AdminTransaction:
     def __init__(self, connection: Connection, roles: InstallationRoles, cluster: str) -> None:
         self.connection = connection
         self.roles = roles
-        self._cluster = cluster
+        self.cluster = cluster
         self.oneself = Oneself(**connection.execute(query("roles", "oneself")).mappings().one())
 
-    def run(self, name: str, /, **parts: str | Literal) -> None:
+    def run(self, name: str, /, **parts: str | Composable) -> None:
         """Execute a statement of ``sql/roles.sql``."""
         # Without parameters, so that a percent sign in a name is a percent sign.
         self.connection.exec_driver_sql(ddl("roles", name, **parts), execution_options={"no_parameters": True})
@@ -56,6 +57,10 @@ class AdminTransaction:
     def ask(self, name: str, /, **values: Any) -> Any:
         """Return the single value that a query of ``sql/roles.sql`` yields, or None."""
         return self.connection.execute(query("roles", name), values).scalar_one_or_none()
+
+    def rows(self, name: str, /, **values: Any) -> list[Any]:
+        """Return all rows that a query of ``sql/roles.sql`` yields."""
+        return list(self.connection.execute(query("roles", name), values))
 
     @contextmanager
     def as_owner(self) -> Iterator[Connection]:
@@ -69,10 +74,17 @@ class AdminTransaction:
             if sqlstate_of(error) != "22023":
                 raise
             raise CatalogMissingError(
-                self._cluster, f"this server has no installation {self.roles.installation!r}"
+                self.cluster, f"this server has no installation {self.roles.installation!r}"
             ) from error
         yield self.connection
         self.run("act_as_oneself")
+
+    @contextmanager
+    def as_oneself(self) -> Iterator[None]:
+        """Inside `as_owner`: act as the admin for the block, who alone may grant roles."""
+        self.run("act_as_oneself")
+        yield
+        self.run("act_as", role=self.roles.owner)
 
 
 class Admin:
@@ -83,9 +95,9 @@ class Admin:
         self.roles = InstallationRoles(settings.installation)
         self._timeout_s = settings.connect_timeout_s
         self._credentials = credentials
-        self._engine: Engine | None = None
 
-    def _make_engine(self) -> Engine:
+    @cached_property
+    def _engine(self) -> Engine:
         url = cluster_url(self._credentials, self.cluster, "admin")
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
@@ -115,20 +127,33 @@ class Admin:
             MissingRightsError: The server refused a statement for want of a right (42501).
             LockedError: A lock was not to be had within 30 s (55P03).
         """
-        if self._engine is None:
-            self._engine = self._make_engine()
+        with self._explained(), self._engine.begin() as connection:
+            transaction = AdminTransaction(connection, self.roles, self.cluster)
+            transaction.run("admin_path")
+            transaction.run("admin_patience")
+            if transaction.oneself.version < MINIMUM_VERSION * 10_000:
+                raise MissingRightsError(
+                    self.cluster,
+                    f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this is {transaction.oneself.version // 10_000}",
+                )
+            yield transaction
+
+    @contextmanager
+    def owner_connection(self, schema: str) -> Iterator[Connection]:
+        """Open a connection outside any transaction that acts as the owner, in `schema`, until it is closed.
+
+        For what begins and commits transactions by itself. Same errors as `transaction`.
+        """
+        with self._explained(), self._engine.connect() as connection:
+            connection.exec_driver_sql(ddl("roles", "owner_in_schema", role=self.roles.owner, schema=schema))
+            connection.commit()
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say more of the server's errors that we know."""
         try:
-            with self._engine.begin() as connection:
-                transaction = AdminTransaction(connection, self.roles, self.cluster)
-                transaction.run("admin_path")
-                transaction.run("admin_patience")
-                if transaction.oneself.version < MINIMUM_VERSION * 10_000:
-                    raise MissingRightsError(
-                        self.cluster,
-                        f"PostgreSQL {MINIMUM_VERSION} or newer is needed, "
-                        f"this is {transaction.oneself.version // 10_000}",
-                    )
-                yield transaction
+            yield
         except DBAPIError as error:
             if sqlstate_of(error) == "42501":
                 raise MissingRightsError(

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mt_paas_db.catalog.values import Event, Installation, Tenant, TenantState
+from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.checks import Report
+from mt_paas_db.core.progress import Listener, unheard
+from mt_paas_db.core.seed import Seed
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
 
@@ -67,11 +69,12 @@ class AsyncTenantManager:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        seed: Seed | str | None = None,
         actor: str | None = None,
     ) -> Tenant:
-        """Asyncio version of `TenantManager.create`."""
+        """Asyncio version of `TenantManager.create`. A seed is blocking all the same, and runs in the thread."""
         return await asyncio.to_thread(
-            self._manager.create, tenant_id, display_name=display_name, aliases=aliases, actor=actor
+            self._manager.create, tenant_id, display_name=display_name, aliases=aliases, seed=seed, actor=actor
         )
 
     async def get(self, tenant_id: str) -> Tenant:
@@ -86,13 +89,36 @@ class AsyncTenantManager:
         """Asyncio version of `TenantManager.events`."""
         return await asyncio.to_thread(self._manager.events, tenant_id, limit=limit)
 
-    async def suspend(self, tenant_id: str, *, reason: str = "other", actor: str | None = None) -> Tenant:
+    async def suspend(
+        self,
+        tenant_id: str,
+        *,
+        reason: SuspensionReason | str = SuspensionReason.OTHER,
+        note: str | None = None,
+        actor: str | None = None,
+    ) -> Tenant:
         """Asyncio version of `TenantManager.suspend`."""
-        return await asyncio.to_thread(self._manager.suspend, tenant_id, reason=reason, actor=actor)
+        return await asyncio.to_thread(self._manager.suspend, tenant_id, reason=reason, note=note, actor=actor)
 
-    async def resume(self, tenant_id: str, *, actor: str | None = None) -> Tenant:
+    async def read_only(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.read_only`."""
+        return await asyncio.to_thread(self._manager.read_only, tenant_id, note=note, actor=actor)
+
+    async def maintenance(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.maintenance`."""
+        return await asyncio.to_thread(self._manager.maintenance, tenant_id, note=note, actor=actor)
+
+    async def resume(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
         """Asyncio version of `TenantManager.resume`."""
-        return await asyncio.to_thread(self._manager.resume, tenant_id, actor=actor)
+        return await asyncio.to_thread(self._manager.resume, tenant_id, note=note, actor=actor)
+
+    async def archive(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.archive`."""
+        return await asyncio.to_thread(self._manager.archive, tenant_id, note=note, actor=actor)
+
+    async def restore(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """Asyncio version of `TenantManager.restore`."""
+        return await asyncio.to_thread(self._manager.restore, tenant_id, note=note, actor=actor)
 
     async def rename(self, tenant_id: str, new_id: str, *, actor: str | None = None) -> Tenant:
         """Asyncio version of `TenantManager.rename`."""
@@ -106,6 +132,13 @@ class AsyncTenantManager:
         """Asyncio version of `TenantManager.release_alias`."""
         return await asyncio.to_thread(self._manager.release_alias, tenant_id, alias, actor=actor)
 
-    async def delete(self, tenant_id: str, *, confirm: str | None, actor: str | None = None) -> None:
-        """Asyncio version of `TenantManager.delete`."""
-        await asyncio.to_thread(self._manager.delete, tenant_id, confirm=confirm, actor=actor)
+    async def delete(
+        self,
+        tenant_id: str,
+        *,
+        confirm: str | None,
+        actor: str | None = None,
+        progress: Listener = unheard,
+    ) -> None:
+        """Asyncio version of `TenantManager.delete`. `progress` is called in the thread."""
+        await asyncio.to_thread(self._manager.delete, tenant_id, confirm=confirm, actor=actor, progress=progress)

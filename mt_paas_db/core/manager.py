@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from mt_paas_db.catalog.credentials import CredentialProvider, settings_credentials
 from mt_paas_db.catalog.settings import Settings, load_settings
-from mt_paas_db.catalog.values import Event, Installation, Tenant, TenantState
+from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.admin import Admin
+from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.doctor import examine, readiness
 from mt_paas_db.core.install import initialize
 from mt_paas_db.core.lifecycle import Lifecycle
 from mt_paas_db.core.models import Models, load_models, metadata_of
+from mt_paas_db.core.progress import Listener, unheard
+from mt_paas_db.core.seed import Seed, load_seed
 from mt_paas_db.session.door import Door, TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
 
@@ -30,7 +33,12 @@ class TenantManager:
 
     Args:
         settings: Where the servers are; read from ``MT_PAAS_DB_*`` in the environment where left out.
-        models: The service's `MetaData` or declarative base: what a new tenant gets. Needed by `create`.
+        models: The service's `MetaData` or declarative base: what a new tenant gets, and what all share.
+        script_location: The service's Alembic revisions, a folder or ``package:folder``: a new tenant gets them
+            up to the head, instead of the models' DDL.
+        seed: What writes a new tenant's first rows: a callable that takes a `Session` and the `Tenant`, the path of
+            an SQL file, or ``package.module:function``. It acts as the tenant's own role, in the transaction that
+            makes the tenant active.
         credentials: Turns a cluster's credentials entry into a DSN; answers from `settings` where left out.
 
     Raises:
@@ -42,6 +50,8 @@ class TenantManager:
         settings: Settings | None = None,
         *,
         models: Any = None,
+        script_location: str | None = None,
+        seed: Seed | str | None = None,
         credentials: CredentialProvider | None = None,
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
@@ -52,7 +62,15 @@ class TenantManager:
             Models(metadata_of(models), shared_schemas=self.settings.shared_schemas) if models is not None else None
         )
         self._admin = Admin(self.settings, self._credentials)
-        self._lifecycle = Lifecycle(self._admin, self.settings, self._models)
+        self._lifecycle = Lifecycle(
+            self._admin,
+            self.settings,
+            Blueprint(
+                models=self._models,
+                script_location=script_location or self.settings.script_location,
+                seed=seed or self.settings.seed,
+            ),
+        )
         self._door = Door(self.settings, self._credentials)
 
     @cached_property
@@ -135,10 +153,12 @@ class TenantManager:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        seed: Seed | str | None = None,
         actor: str | None = None,
     ) -> Tenant:
         """See `Lifecycle.create`."""
-        return self._lifecycle.create(tenant_id, display_name=display_name, aliases=aliases, actor=actor)
+        planted = load_seed(seed) if seed is not None else None
+        return self._lifecycle.create(tenant_id, display_name=display_name, aliases=aliases, seed=planted, actor=actor)
 
     def get(self, tenant_id: str) -> Tenant:
         """See `Lifecycle.get`."""
@@ -152,13 +172,36 @@ class TenantManager:
         """See `Lifecycle.events`."""
         return self._lifecycle.events(tenant_id, limit=limit)
 
-    def suspend(self, tenant_id: str, *, reason: str = "other", actor: str | None = None) -> Tenant:
+    def suspend(
+        self,
+        tenant_id: str,
+        *,
+        reason: SuspensionReason | str = SuspensionReason.OTHER,
+        note: str | None = None,
+        actor: str | None = None,
+    ) -> Tenant:
         """See `Lifecycle.suspend`."""
-        return self._lifecycle.suspend(tenant_id, reason=reason, actor=actor)
+        return self._lifecycle.suspend(tenant_id, reason=reason, note=note, actor=actor)
 
-    def resume(self, tenant_id: str, *, actor: str | None = None) -> Tenant:
+    def read_only(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.read_only`."""
+        return self._lifecycle.read_only(tenant_id, note=note, actor=actor)
+
+    def maintenance(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.maintenance`."""
+        return self._lifecycle.maintenance(tenant_id, note=note, actor=actor)
+
+    def resume(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
         """See `Lifecycle.resume`."""
-        return self._lifecycle.resume(tenant_id, actor=actor)
+        return self._lifecycle.resume(tenant_id, note=note, actor=actor)
+
+    def archive(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.archive`."""
+        return self._lifecycle.archive(tenant_id, note=note, actor=actor)
+
+    def restore(self, tenant_id: str, *, note: str | None = None, actor: str | None = None) -> Tenant:
+        """See `Lifecycle.restore`."""
+        return self._lifecycle.restore(tenant_id, note=note, actor=actor)
 
     def rename(self, tenant_id: str, new_id: str, *, actor: str | None = None) -> Tenant:
         """See `Lifecycle.rename`."""
@@ -172,6 +215,13 @@ class TenantManager:
         """See `Lifecycle.release_alias`."""
         return self._lifecycle.release_alias(tenant_id, alias, actor=actor)
 
-    def delete(self, tenant_id: str, *, confirm: str | None, actor: str | None = None) -> None:
+    def delete(
+        self,
+        tenant_id: str,
+        *,
+        confirm: str | None,
+        actor: str | None = None,
+        progress: Listener = unheard,
+    ) -> None:
         """See `Lifecycle.delete`."""
-        self._lifecycle.delete(tenant_id, confirm=confirm, actor=actor)
+        self._lifecycle.delete(tenant_id, confirm=confirm, actor=actor, progress=progress)

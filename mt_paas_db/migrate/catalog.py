@@ -5,17 +5,13 @@ Its revision ids are the catalog's version numbers: ``0001`` is version 1.
 
 from __future__ import annotations
 
-import threading
-
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
 from mt_paas_db.catalog.resources import resource_path
-
-# Alembic keeps its context in module globals, so one upgrade at a time in a process.
-_ONE_AT_A_TIME = threading.Lock()
+from mt_paas_db.migrate.scripts import ONE_AT_A_TIME
 
 
 def catalog_version(connection: Connection) -> int | None:
@@ -33,5 +29,5 @@ def upgrade_catalog(connection: Connection, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(resource_path("migrations", "catalog")))
     config.attributes["connection"] = connection
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         command.upgrade(config, revision)

@@ -30,7 +30,6 @@ from mt_paas_db.errors import (
 from mt_paas_db.session.guard import EngineT, bind
 from mt_paas_db.session.pin import Pin, PinOptions, make_pin
 
-_OPEN = frozenset({TenantState.ACTIVE, TenantState.READ_ONLY})
 _MAX_ENTRIES = 50_000
 _MAX_PINS = 64  # of one tenant: a caller may compute its time-outs
 
@@ -85,7 +84,7 @@ class Resolver:
         resolution = registry.resolve(connection, name, cluster=self._cluster)
         bound_s = min(self._ttl_s, resolution.cache_bound_s)
         resolved = Resolved(name=name, resolution=resolution, expires_at=asked_at + bound_s)
-        if resolution.state not in _OPEN:
+        if not resolution.state.serves:
             return resolved
         with self._lock:
             self._known[name] = resolved
@@ -123,7 +122,7 @@ class Resolver:
 def check_open(resolved: Resolved) -> None:
     """Raise `TenantSuspendedError` or `TenantNotReadyError` unless the tenant takes sessions."""
     resolution = resolved.resolution
-    if resolution.state in _OPEN:
+    if resolution.state.serves:
         return
     error: type[TenantUnavailableError] = (
         TenantSuspendedError if resolution.state is TenantState.SUSPENDED else TenantNotReadyError

@@ -34,12 +34,15 @@ CREATE TABLE mt_paas.tenant (
     state            text        NOT NULL CHECK (state IN ('provisioning', 'active', 'read_only', 'maintenance',
                                                            'suspended', 'archived', 'deleting')),
     state_reason     text,
+    withheld         jsonb,
     cell             text        NOT NULL REFERENCES mt_paas.cell (name),
     schema_name      text        NOT NULL UNIQUE,
     role_name        text        NOT NULL UNIQUE,
     created_at       timestamptz NOT NULL DEFAULT now(),
     state_changed_at timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN mt_paas.tenant.withheld IS
+    'What a read-only tenant''s role may not write, and gets back when it is active again.';
 CREATE INDEX tenant_state ON mt_paas.tenant (state, tenant_id);
 
 -- Ids, former ids and aliases share one name space, so that a name leads to one tenant at most. There is no

@@ -53,6 +53,12 @@ class PgBouncer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        """The pooler's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def version(self) -> tuple[int, ...]:
         """The version that the binary says it has."""
         answer = subprocess.run([self._binary, "--version"], capture_output=True, text=True, check=True).stdout

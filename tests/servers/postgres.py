@@ -90,6 +90,12 @@ class PostgresServer:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The server's first process, which starts one for each connection."""
+        assert self._process is not None
+        return self._process.pid
+
     def dsn(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
         """Return a URL, without a driver."""
         login = f"{user}:{password}" if password else user

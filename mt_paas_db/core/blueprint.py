@@ -1,0 +1,38 @@
+"""What a new tenant gets: the service's revisions, or else the DDL of its models; then the seed.
+
+Looked at when the first tenant is created, and not before: a process that only serves sessions imports neither
+revisions nor seed.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from mt_paas_db.core.models import Models
+from mt_paas_db.core.seed import Seed, load_seed
+from mt_paas_db.migrate.scripts import Scripts
+
+
+class Blueprint:
+    """One service's plan of a tenant."""
+
+    def __init__(self, *, models: Models | None, script_location: str | None, seed: Any) -> None:
+        self.models = models
+        self._script_location = script_location
+        self._seed = seed
+
+    @property
+    def empty(self) -> bool:
+        """Whether a tenant would have no tables."""
+        return self.models is None and self._script_location is None
+
+    @cached_property
+    def scripts(self) -> Scripts | None:
+        """The revisions, if the service has any. Raises `ConfigurationError` where they cannot be found."""
+        return None if self._script_location is None else Scripts(self._script_location)
+
+    @cached_property
+    def seed(self) -> Seed | None:
+        """What writes the first rows. Raises `ConfigurationError` where it cannot be loaded."""
+        return None if self._seed is None else load_seed(self._seed)

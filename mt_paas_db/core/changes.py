@@ -1,0 +1,125 @@
+"""A change of a tenant: one transaction as the owner, the tenant's row locked, one line in the lifecycle log.
+
+Whoever changes a tenant locks its row first and takes roles after it. A change that fails leaves everything
+as it was, and its failure in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.identifiers import TenantName
+from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.catalog.values import Installation, Tenant
+from mt_paas_db.core.admin import Admin, AdminTransaction
+from mt_paas_db.errors import ConfigurationError, TenancyError
+
+
+class Change:
+    """A tenant being changed: as it was, and, once the block has ended, as it is then."""
+
+    def __init__(self, step: AdminTransaction, tenant: Tenant) -> None:
+        self.step = step
+        self.tenant = tenant
+        self.after = tenant
+
+    def read_again(self) -> None:
+        """Read the tenant in the same transaction: after the commit there is nothing left that could fail."""
+        self.after = registry.by_generation(self.step.connection, self.tenant.generation) or self.tenant
+
+
+class Changes:
+    """Opens changes on one installation, and keeps its log."""
+
+    def __init__(self, admin: Admin, settings: Settings) -> None:
+        self.admin = admin
+        self._settings = settings
+
+    @contextmanager
+    def changing(
+        self, action: str, name: TenantName, actor: str | None, *, detail: dict[str, Any] | None = None
+    ) -> Iterator[Change]:
+        """Open a transaction as the owner, with the tenant's row locked; record the action at its end."""
+        with self.recorded(action, name, actor, detail=detail), self.as_owner() as step:
+            tenant = registry.get(step.connection, name, lock=True)
+            change = Change(step, tenant)
+            yield change
+            self.record(step, action, tenant, actor, detail=detail)
+            change.read_again()
+
+    @contextmanager
+    def as_owner(self) -> Iterator[AdminTransaction]:
+        """Open a transaction as the owner of this installation. Raises `ConfigurationError` for another's catalog."""
+        with self.admin.transaction() as step, step.as_owner():
+            self.installation(step)
+            yield step
+
+    @contextmanager
+    def recorded(
+        self, action: str, name: str, actor: str | None, *, detail: dict[str, Any] | None = None
+    ) -> Iterator[None]:
+        """Record an action that failed, in a transaction of its own, and let its error go on."""
+        try:
+            yield
+        except (TenancyError, DBAPIError) as error:
+            with (
+                suppress(TenancyError, DBAPIError),  # the error at hand is the one to report
+                self.admin.transaction() as step,
+                step.as_owner() as connection,
+            ):
+                registry.record(
+                    connection,
+                    action=action,
+                    tenant_id=name,
+                    generation=None,
+                    actor=_who(step, actor),
+                    outcome="failed",
+                    detail={**(detail or {}), "error": type(error).__name__, "message": str(error)[:500]},
+                )
+            raise
+
+    def record(
+        self,
+        step: AdminTransaction,
+        action: str,
+        tenant: Tenant,
+        actor: str | None,
+        *,
+        outcome: str = "done",
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        """Append a line to the log, in the step's transaction."""
+        registry.record(
+            step.connection,
+            action=action,
+            tenant_id=tenant.tenant_id,
+            generation=tenant.generation,
+            actor=_who(step, actor),
+            outcome=outcome,
+            detail=detail,
+        )
+
+    def installation(self, step: AdminTransaction) -> Installation:
+        """Return this installation. Raises `ConfigurationError` where the catalog is another's."""
+        holder = step.ask("schema_owner", schema="mt_paas")
+        if holder not in (None, step.roles.owner):
+            raise ConfigurationError(
+                f"database {step.oneself.database!r} of cluster {self.admin.cluster!r} holds the catalog of another "
+                f"installation, owned by {holder!r}; the settings say {self._settings.installation!r}"
+            )
+        installation = registry.installation(step.connection, cluster=self.admin.cluster)
+        if installation.name != self._settings.installation:
+            raise ConfigurationError(
+                f"the catalog of cluster {self.admin.cluster!r} belongs to installation {installation.name!r}, "
+                f"the settings say {self._settings.installation!r}"
+            )
+        return installation
+
+
+def _who(step: AdminTransaction, actor: str | None) -> str:
+    return actor or step.oneself.name

@@ -1,0 +1,252 @@
+"""Creation: role, schema, tables, first rows.
+
+One transaction, so that a process killed at any step leaves nothing. Revisions that cannot run in one (an
+``autocommit_block()``, for CREATE INDEX CONCURRENTLY, say) take three: the tenant is recorded as
+``provisioning``, its revisions run, and it becomes active. One that was left in between takes no sessions, and
+the next creation of the same id completes it, from an empty schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.identifiers import (
+    SqlName,
+    TenantId,
+    TenantName,
+    parse_display_name,
+    parse_name,
+    parse_tenant_id,
+    tenant_sql_name,
+)
+from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.catalog.values import Installation, NameKind, Tenant, TenantState
+from mt_paas_db.core.admin import ROLE_EXISTS, AdminTransaction
+from mt_paas_db.core.blueprint import Blueprint
+from mt_paas_db.core.changes import Changes
+from mt_paas_db.core.install import DEFAULT_CELL
+from mt_paas_db.core.removal import empty_schema
+from mt_paas_db.core.seed import Seed, plant
+from mt_paas_db.core.standing import enter
+from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
+from mt_paas_db.migrate.scripts import LeavesTransactionError
+
+_NAME_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    tenant_id: TenantId
+    display_name: str | None
+    aliases: tuple[TenantName, ...]
+    seed: Seed | None
+    actor: str | None
+
+
+class Provisioner:
+    """Creates tenants of one installation."""
+
+    def __init__(self, changes: Changes, blueprint: Blueprint) -> None:
+        self._changes = changes
+        self._blueprint = blueprint
+        self._in_steps = False  # once a revision has left its transaction, the next tenant's would too
+
+    def create(
+        self,
+        tenant_id: str,
+        *,
+        display_name: str | None = None,
+        aliases: Sequence[str] = (),
+        seed: Seed | None = None,
+        actor: str | None = None,
+    ) -> Tenant:
+        """Create a tenant; it is active when this returns. Completes one that was left ``provisioning``.
+
+        `TenantManager.create` says what is raised.
+        """
+        if isinstance(aliases, str):
+            raise ConfigurationError(f"aliases is a list of names, not one text; write aliases=[{aliases!r}]")
+        order = _Order(
+            parse_tenant_id(tenant_id),
+            None if display_name is None else parse_display_name(display_name),
+            tuple(parse_name(alias) for alias in aliases),
+            seed or self._blueprint.seed,
+            actor,
+        )
+        if self._blueprint.empty:
+            raise ConfigurationError(
+                "neither models nor revisions are known, so a new tenant would have no tables; pass "
+                "TenantManager(models=Base.metadata) or set MT_PAAS_DB_MODELS=package.module:Base, or "
+                "script_location for Alembic's revisions"
+            )
+        with self._changes.recorded("create", order.tenant_id, order.actor):
+            left = self._left_behind(order)
+            if left is None and not self._in_steps:
+                try:
+                    return self._at_once(order)
+                except LeavesTransactionError:
+                    self._in_steps = True
+            return self._complete(order, left or self._begin(order))
+
+    def _left_behind(self, order: _Order) -> Tenant | None:
+        with self._changes.as_owner() as step:
+            found = registry.find(step.connection, TenantName(order.tenant_id))
+        if found is None or found.tenant_id != order.tenant_id:
+            return None  # a former id or an alias of another is refused when the name is claimed
+        if found.state is not TenantState.PROVISIONING:
+            raise TenantExistsError(order.tenant_id)
+        return found
+
+    def _at_once(self, order: _Order) -> Tenant:
+        with self._changes.as_owner() as step:
+            tenant = self._make_empty(step, order)
+            self._build(step, tenant)
+            return self._finish(step, tenant, order)
+
+    def _begin(self, order: _Order) -> Tenant:
+        with self._changes.as_owner() as step:
+            tenant = self._make_empty(step, order)
+            self._changes.record(step, "create", tenant, order.actor, outcome="started")
+            return tenant
+
+    def _complete(self, order: _Order, tenant: Tenant) -> Tenant:
+        """Build a tenant that is recorded already, and make it active. Its row is locked all the while."""
+        with self._changes.as_owner() as step:
+            self._hold(step, tenant)
+            empty_schema(self._changes.admin, tenant.placement.schema_name)
+            if self._blueprint.scripts is None:
+                self._build(step, tenant)
+            else:
+                with self._changes.admin.owner_connection(tenant.placement.schema_name) as connection:
+                    self._migrate(connection, tenant, in_steps=True)
+                self._hide_version_table(step, tenant)
+            if order.display_name is not None:
+                registry.run(
+                    step.connection,
+                    "set_display_name",
+                    generation=tenant.generation,
+                    display_name=order.display_name,
+                )
+            return self._finish(step, tenant, order)
+
+    def _hold(self, step: AdminTransaction, tenant: Tenant) -> None:
+        try:
+            held = registry.lock(step.connection, tenant.generation, nowait=True)
+        except DBAPIError as error:
+            if sqlstate_of(error) != "55P03":
+                raise
+            raise TenantExistsError(tenant.tenant_id, "is being created by another process; wait for it") from error
+        now = registry.by_generation(step.connection, tenant.generation)
+        if not held or now is None or now.state is not TenantState.PROVISIONING:
+            raise TenantExistsError(tenant.tenant_id)
+
+    # -- the steps, all as the owner
+
+    def _make_empty(self, step: AdminTransaction, order: _Order) -> Tenant:
+        """Make the role, the schema and the row of a tenant, without tables."""
+        connection = step.connection
+        installation = self._changes.installation(step)
+        with step.as_oneself():
+            generation, name = self._make_role(step, installation, order.tenant_id)
+        try:
+            registry.insert_tenant(
+                connection,
+                tenant_id=order.tenant_id,
+                generation=generation,
+                display_name=order.tenant_id if order.display_name is None else order.display_name,
+                cell=DEFAULT_CELL,
+                sql_name=name,
+            )
+        except IntegrityError as error:
+            raise TenantExistsError(order.tenant_id) from error
+        registry.claim(connection, order.tenant_id, generation, NameKind.ID)
+        for alias in order.aliases:
+            registry.claim(connection, alias, generation, NameKind.ALIAS)
+        owner = step.roles.owner
+        step.run("create_tenant_schema", schema=name, owner=owner)
+        step.run("tenant_usage", schema=name, role=name)
+        for grant in ("tenant_tables", "tenant_sequences", "tenant_functions"):
+            step.run(grant, owner=owner, schema=name, role=name)
+        return registry.get(connection, TenantName(order.tenant_id))
+
+    def _make_role(
+        self, step: AdminTransaction, installation: Installation, tenant_id: TenantId
+    ) -> tuple[int, SqlName]:
+        roles = step.roles
+        for _ in range(_NAME_ATTEMPTS):
+            with step.as_owner() as connection:
+                generation = registry.next_generation(connection)
+            name = tenant_sql_name(roles.installation, tenant_id, generation, opaque=installation.opaque_names)
+            try:
+                with step.connection.begin_nested():
+                    step.run("create_tenant_role", role=name)
+            except DBAPIError as error:
+                if sqlstate_of(error) not in ROLE_EXISTS:  # another installation's role of this name
+                    raise
+                continue
+            step.run("group_joins", group=roles.group, role=name)
+            return generation, name
+        raise ProvisioningError(
+            tenant_id, f"{_NAME_ATTEMPTS} role names in a row were taken on this server, the last {name!r}"
+        )
+
+    def _build(self, step: AdminTransaction, tenant: Tenant) -> None:
+        """Make the tables, in the step's transaction. Raises `LeavesTransactionError` where that cannot be."""
+        schema = tenant.placement.schema_name
+        step.run("tenant_path", schema=schema)
+        if self._blueprint.scripts is not None:
+            self._migrate(step.connection, tenant, in_steps=False)
+            self._hide_version_table(step, tenant)
+        elif self._blueprint.models is not None:
+            statements = self._blueprint.models.tenant_ddl(step.connection.dialect)
+            if statements:
+                try:
+                    step.connection.exec_driver_sql(statements)
+                except DBAPIError as error:
+                    raise ProvisioningError(
+                        tenant.tenant_id,
+                        f"the models' DDL failed, nothing was created: {str(error.orig).strip().splitlines()[0]}",
+                    ) from error
+        step.run("admin_path")
+
+    def _migrate(self, connection: Connection, tenant: Tenant, *, in_steps: bool) -> None:
+        scripts = self._blueprint.scripts
+        assert scripts is not None
+        try:
+            if in_steps:
+                scripts.upgrade_in_steps(connection)
+            else:
+                scripts.upgrade(connection)
+        except (LeavesTransactionError, TenancyError):
+            raise
+        except Exception as error:  # a revision is the service's own code
+            what = str(getattr(error, "orig", error)).strip().splitlines() or [""]
+            outcome = (
+                "the tenant is left provisioning; mend the revision and create it again"
+                if in_steps
+                else "nothing was created"
+            )
+            raise ProvisioningError(
+                tenant.tenant_id,
+                f"a revision of {scripts.location!r} failed, {outcome}: {type(error).__name__}: {what[0]}",
+            ) from error
+
+    @staticmethod
+    def _hide_version_table(step: AdminTransaction, tenant: Tenant) -> None:
+        step.run("hide_version_table", schema=tenant.placement.schema_name, role=tenant.placement.role_name)
+
+    def _finish(self, step: AdminTransaction, tenant: Tenant, order: _Order) -> Tenant:
+        """Plant the seed and open the tenant."""
+        for alias in order.aliases:
+            if alias not in tenant.aliases:
+                registry.claim(step.connection, alias, tenant.generation, NameKind.ALIAS)
+        if order.seed is not None:
+            plant(step, tenant, self._changes.installation(step), order.seed)
+        enter(step, tenant, TenantState.ACTIVE)
+        self._changes.record(step, "create", tenant, order.actor)
+        return registry.get(step.connection, TenantName(order.tenant_id))

@@ -1,0 +1,88 @@
+"""Deletion, in steps that stay small.
+
+One DROP SCHEMA locks every table, index and sequence in it, and a server has room for about 64 locks for each
+connection it allows (``max_locks_per_transaction``). So the tenant is marked ``deleting``, its objects go a few
+at a time, and its row, names and role go last, with the empty schema. Whatever stops it in between, a second
+call goes on.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.identifiers import TenantName
+from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.core.admin import Admin, AdminTransaction
+from mt_paas_db.core.changes import Changes
+from mt_paas_db.core.progress import Listener, Progress, unheard
+from mt_paas_db.core.standing import enter
+from mt_paas_db.core.transitions import transition
+from mt_paas_db.errors import ConfirmationError, UnknownTenantError
+
+_BATCH = 50
+"""Objects in one transaction. A table with its indexes, sequence and TOAST takes 5 to 10 locks."""
+
+_OUT_OF_LOCKS = "53200"
+
+
+def delete(
+    changes: Changes,
+    name: TenantName,
+    *,
+    confirm: str | None,
+    actor: str | None,
+    progress: Listener = unheard,
+) -> None:
+    """Delete an archived tenant for good. `TenantManager.delete` says what is raised."""
+    with changes.recorded("delete", name, actor):
+        with changes.as_owner() as step:
+            tenant = registry.get(step.connection, name, lock=True)
+            state = transition(tenant.tenant_id, tenant.state, "delete")
+            if confirm != tenant.tenant_id:
+                raise ConfirmationError(tenant.tenant_id, confirm)
+            if tenant.state is not state:
+                enter(step, tenant, state)
+                changes.record(step, "delete", tenant, actor, outcome="started")
+        schema = tenant.placement.schema_name
+        empty_schema(changes.admin, schema, progress)
+        with changes.as_owner() as step:
+            if not registry.lock(step.connection, tenant.generation):
+                raise UnknownTenantError(name)  # another call was faster
+            step.run("drop_tenant_schema", schema=schema)
+            registry.run(step.connection, "delete_names", generation=tenant.generation)
+            registry.run(step.connection, "delete_tenant", generation=tenant.generation)
+            with step.as_oneself():
+                _drop_role(step, tenant.placement.role_name)
+            changes.record(step, "delete", tenant, actor)
+
+
+def _drop_role(step: AdminTransaction, role: str) -> None:
+    if not step.ask("role_exists", role=role):
+        return
+    if not step.oneself.rolsuper:
+        step.run("admin_takes_role", role=role)
+    step.run("drop_tenant_owned", role=role)
+    step.run("drop_tenant_role", role=role)
+
+
+def empty_schema(admin: Admin, schema: str, progress: Listener = unheard) -> None:
+    """Drop what is in `schema`, some objects in each of several transactions; what is no table, view, sequence,
+    type or function stays. `progress` is told after each.
+    """
+    batch, total, done = _BATCH, 0, 0
+    while True:
+        try:
+            with admin.transaction() as step, step.as_owner():
+                left = int(step.ask("count_objects", schema=schema))
+                total = total or left
+                progress(Progress("objects dropped", max(done, total - left), total))
+                done = max(done, total - left)
+                statements = [row[0] for row in step.rows("drop_some", schema=schema, batch=batch)]
+                if not statements:
+                    return
+                step.connection.exec_driver_sql(";".join(statements), execution_options={"no_parameters": True})
+        except DBAPIError as error:
+            if sqlstate_of(error) != _OUT_OF_LOCKS or batch == 1:
+                raise
+            batch = max(1, batch // 5)

@@ -1,0 +1,114 @@
+"""What a state means on the server: whether the login may take the tenant's role, and what that role may write.
+
+The states are enforced here, not in the client: a process that still remembers an active tenant is refused by
+the server, at its next transaction (a closed tenant) or at its next write (a read-only one).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from psycopg import sql
+
+from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.identifiers import SqlName
+from mt_paas_db.catalog.values import Tenant, TenantState
+from mt_paas_db.core.admin import AdminTransaction
+from mt_paas_db.errors import MissingRightsError
+
+_IN_ONE_STATEMENT = 500
+
+# Looked up, so that no text from the catalog becomes SQL.
+_RIGHTS = {
+    "INSERT": sql.SQL("INSERT"),
+    "UPDATE": sql.SQL("UPDATE"),
+    "DELETE": sql.SQL("DELETE"),
+    "TRUNCATE": sql.SQL("TRUNCATE"),
+}
+
+
+def enter(step: AdminTransaction, tenant: Tenant, state: TenantState, *, reason: str | None = None) -> None:
+    """Put `tenant` into `state`: in the catalog, and in the rights of its roles. Acts as the owner, and ends so.
+
+    Raises `MissingRightsError` where the login keeps the tenant's role by a grant that is not ours to revoke.
+    """
+    registry.run(step.connection, "set_state", generation=tenant.generation, state=state, state_reason=reason)
+    if state is TenantState.READ_ONLY:
+        _withhold_writes(step, tenant)
+    elif state is TenantState.ACTIVE:
+        _give_writes_back(step, tenant)
+    with step.as_oneself():
+        if state.serves:
+            join(step, SqlName(tenant.placement.role_name))
+        else:
+            _leave(step, tenant)
+
+
+def join(step: AdminTransaction, role: SqlName) -> None:
+    """Let the login take `role`. Acts as the admin."""
+    statement = "login_joins" if step.oneself.version >= 160_000 else "login_joins_15"
+    step.run(statement, role=role, login=step.roles.login)
+
+
+def _leave(step: AdminTransaction, tenant: Tenant) -> None:
+    role, login = tenant.placement.role_name, tenant.placement.login_role
+    if not step.ask("role_exists", role=role):
+        return  # lost behind our back; nobody can take it
+    if step.oneself.version >= 160_000:
+        for (grantor,) in step.rows("grantors", role=role, login=login):
+            step.run("login_leaves", role=role, login=login, grantor=grantor)
+    else:
+        step.run("login_leaves_15", role=role, login=login)
+    if step.ask("may_take", role=role, login=login):
+        raise MissingRightsError(
+            step.cluster,
+            f"tenant {tenant.tenant_id!r} was not closed: {login!r} is still a member of {role!r}, "
+            "through another role or a grant that this admin may not revoke",
+        )
+
+
+def _withhold_writes(step: AdminTransaction, tenant: Tenant) -> None:
+    """Revoke what the tenant's role may write, table by table, and keep in the catalog what it was.
+
+    Tables that a migration adds meanwhile come with all rights; sessions of a read-only tenant begin READ ONLY, so
+    that nothing is written there either.
+    """
+    placement = tenant.placement
+    found = step.rows("write_rights", schema=placement.schema_name, role=placement.role_name)
+    if not found:
+        return
+    kept = _withheld(step, tenant)
+    kept += [{"oid": r.oid, "table": r.relname, "column": r.attname, "rights": sorted(r.rights)} for r in found]
+    registry.run(step.connection, "set_withheld", generation=tenant.generation, withheld=json.dumps(kept))
+    tables = sorted({r.relname for r in found})
+    for start in range(0, len(tables), _IN_ONE_STATEMENT):
+        names = [sql.Identifier(placement.schema_name, table) for table in tables[start : start + _IN_ONE_STATEMENT]]
+        step.run("withhold_writes", tables=sql.SQL(", ").join(names), role=placement.role_name)
+
+
+def _give_writes_back(step: AdminTransaction, tenant: Tenant) -> None:
+    """Grant again what was withheld, on the tables and columns that are still there, also under a new name."""
+    kept = _withheld(step, tenant)
+    if not kept:
+        return
+    placement = tenant.placement
+    by_oid = {row.oid: row.relname for row in step.rows("relations", schema=placement.schema_name)}
+    by_name = {name: oid for oid, name in by_oid.items()}
+    for entry in kept:
+        # After a restore from a dump the OID is another, the name the same.
+        oid = entry["oid"] if entry["oid"] in by_oid else by_name.get(entry["table"])
+        if oid is None:
+            continue
+        column = entry["column"]
+        if column is not None and column not in {row.attname for row in step.rows("columns", oid=oid)}:
+            continue
+        target = sql.SQL("") if column is None else sql.SQL(" ({})").format(sql.Identifier(column))
+        rights = sql.SQL(", ").join(_RIGHTS[right] + target for right in entry["rights"])
+        table = sql.Identifier(placement.schema_name, by_oid[oid])
+        step.run("give_back", rights=rights, table=table, role=placement.role_name)
+    registry.run(step.connection, "set_withheld", generation=tenant.generation, withheld=None)
+
+
+def _withheld(step: AdminTransaction, tenant: Tenant) -> list[dict[str, Any]]:
+    return registry.withheld(step.connection, tenant.generation)
