@@ -10,6 +10,7 @@
     ├── ServerError            .cluster
     │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
     │   ├── MissingRightsError          the admin's role may not do what the step needs
+    │   ├── PoolerModeError             the pooler behind the app DSN breaks transactions or statements
     │   ├── LockedError                 another transaction holds what the step needs; nothing was changed
     │   ├── CatalogMissingError         the database has no control schema: run ``init``
     │   ├── CatalogVersionError         .found .expected: code and catalog are too far apart
@@ -102,6 +103,10 @@ class ServerUnavailableError(ServerError):
 
 class MissingRightsError(ServerError):
     """The admin's role lacks a right that the step needs; nothing was changed."""
+
+
+class PoolerModeError(ServerError):
+    """The pooler behind the app DSN is not of the kind, or in the mode, that the settings say."""
 
 
 class LockedError(ServerError):

@@ -195,9 +195,10 @@ SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role,
 
 -- name: lacking_rights
 -- What stands in a tenant's schema and its role may not use, or only in part. The sequence of an identity
--- column needs no grant, nor does a trigger's function.
+-- column needs no grant, nor does a trigger's function; Alembic's own table is hidden on purpose, and what was
+-- withheld from a read-only tenant comes back when it is active.
 WITH tenant AS (
-    SELECT t.tenant_id, t.role_name, r.oid AS role, n.oid AS schema, n.nspname
+    SELECT t.tenant_id, t.role_name, r.oid AS role, n.oid AS schema, n.nspname, t.withheld IS NOT NULL AS frozen
       FROM mt_paas.tenant t
       JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
       JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
@@ -207,10 +208,12 @@ WITH tenant AS (
            AND NOT pg_catalog.has_any_column_privilege(t.role, c.oid, 'SELECT, INSERT, UPDATE') AS useless
       FROM tenant t
       JOIN pg_catalog.pg_class c ON c.relnamespace = t.schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-     WHERE NOT (pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT')
-                AND pg_catalog.has_table_privilege(t.role, c.oid, 'INSERT')
-                AND pg_catalog.has_table_privilege(t.role, c.oid, 'UPDATE')
-                AND pg_catalog.has_table_privilege(t.role, c.oid, 'DELETE'))
+     WHERE c.relname <> 'alembic_version'
+       AND NOT (pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT')
+                AND (t.frozen
+                     OR (pg_catalog.has_table_privilege(t.role, c.oid, 'INSERT')
+                         AND pg_catalog.has_table_privilege(t.role, c.oid, 'UPDATE')
+                         AND pg_catalog.has_table_privilege(t.role, c.oid, 'DELETE'))))
     UNION ALL
     SELECT t.tenant_id, t.role_name, 'SEQUENCE', format('%I.%I', t.nspname, c.relname), true
       FROM tenant t
@@ -249,3 +252,46 @@ SELECT t.tenant_id, t.role_name, t.schema_name, k.kind
                                 AND d.defaclobjtype = k.type
                                 AND a.grantee = r.oid)
  ORDER BY t.tenant_id, k.kind;
+
+-- name: unfinished_tenants
+SELECT tenant_id, state, to_char(state_changed_at, 'YYYY-MM-DD HH24:MI TZ') AS since
+  FROM mt_paas.tenant
+ WHERE state IN ('provisioning', 'deleting')
+ ORDER BY tenant_id;
+
+-- name: admin_roles_16
+SELECT rolname, pg_catalog.pg_has_role(current_user, oid, 'SET') AS may_take,
+       pg_catalog.pg_has_role(current_user, oid, 'USAGE WITH ADMIN OPTION') AS may_grant
+  FROM pg_catalog.pg_roles
+ WHERE rolname IN (:owner, :group);
+
+-- name: admin_roles_15
+SELECT rolname, pg_catalog.pg_has_role(current_user, oid, 'MEMBER') AS may_take, true AS may_grant
+  FROM pg_catalog.pg_roles
+ WHERE rolname IN (:owner, :group);
+
+-- name: admin_tenants
+SELECT t.tenant_id, t.role_name
+  FROM mt_paas.tenant t
+  JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+ WHERE NOT pg_catalog.pg_has_role(:admin, r.oid, 'USAGE WITH ADMIN OPTION')
+ ORDER BY t.tenant_id;
+
+-- name: admin_grantors
+-- Who else made the login a member of tenants' roles: from PostgreSQL 16 on, only that role, or one that inherits
+-- from it, can take it back.
+SELECT g.rolname, count(*) AS tenants
+  FROM mt_paas.tenant t
+  JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+  JOIN pg_catalog.pg_roles l ON l.rolname = :login
+  JOIN pg_catalog.pg_auth_members m ON m.roleid = r.oid AND m.member = l.oid
+  JOIN pg_catalog.pg_roles g ON g.oid = m.grantor
+ WHERE NOT pg_catalog.pg_has_role(:admin, g.oid, 'USAGE')
+ GROUP BY g.rolname
+ ORDER BY g.rolname;
+
+-- name: database_owner
+SELECT r.rolname, pg_catalog.pg_has_role(current_user, d.datdba, 'USAGE') AS is_mine
+  FROM pg_catalog.pg_database d
+  JOIN pg_catalog.pg_roles r ON r.oid = d.datdba
+ WHERE d.datname = current_database();

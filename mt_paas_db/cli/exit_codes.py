@@ -21,6 +21,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.InvalidIdentifierError, USAGE),
     (errors.ServerUnavailableError, FAILED),
     (errors.MissingRightsError, FAILED),
+    (errors.PoolerModeError, FAILED),
     (errors.LockedError, FAILED),
     (errors.CatalogMissingError, FAILED),
     (errors.CatalogVersionError, FAILED),

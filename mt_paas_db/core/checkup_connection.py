@@ -13,7 +13,7 @@ from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.identifiers import TenantName
 from mt_paas_db.core.checks import Finding, Severity, check
 from mt_paas_db.core.patient import CannotLookError, Patient
-from mt_paas_db.errors import ConfigurationError, TenancyError, UnknownTenantError
+from mt_paas_db.errors import ConfigurationError, PoolerModeError, TenancyError, UnknownTenantError
 from mt_paas_db.session.pooler import PoolerProfile, parse_pgbouncer_version
 
 # Newest minor releases on which row-security faults of 2026 were reproduced (CVE-2026-120154, -116311 and
@@ -36,12 +36,6 @@ def _catalog(patient: Patient) -> Iterator[Finding]:
     except UnknownTenantError:
         return
     yield Finding(Severity.WARNING, f"a tenant is called {_PROBE!r}, which readiness uses as a name nobody has")
-
-
-@check("admin.reachable", "the admin DSN connects")
-def _admin_reachable(patient: Patient) -> Iterator[Finding]:
-    _ = patient.admin
-    yield from ()
 
 
 @check("server.version", "the server's release is known to be sound")
@@ -96,7 +90,7 @@ def _bare(patient: Patient) -> Iterator[psycopg.Connection[Any]]:
     In statement mode the first transaction of SQLAlchemy's own fails, so that only a bare one can tell why.
     """
     failure = patient.failed.get("app")
-    if isinstance(failure, TenancyError):
+    if isinstance(failure, TenancyError) and not isinstance(failure, PoolerModeError):
         raise CannotLookError("the app DSN does not connect")
     if failure is None:
         driver: Any = patient.app.connection.driver_connection

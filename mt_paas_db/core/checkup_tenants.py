@@ -75,6 +75,20 @@ def _joined(row: RowMapping, patient: Patient) -> Iterator[Finding]:
         )
 
 
+@check("tenants.unfinished", "no creation and no deletion was left half done")
+def _unfinished(patient: Patient) -> Iterator[Finding]:
+    with patient.catalog():
+        rows = patient.ask("unfinished_tenants")
+    for row in rows:
+        verb = "create" if row["state"] == "provisioning" else "delete"
+        yield Finding(
+            Severity.WARNING,
+            f"tenant {row['tenant_id']!r} is {row['state']} since {row['since']}: its {verb} is under way, or was "
+            "interrupted",
+            f"mt-paas-db tenant {verb} {row['tenant_id']}",
+        )
+
+
 # What `create` grants a tenant's role, on what is there and, by default, on what will be made.
 _GRANTED = {"TABLE": "SELECT, INSERT, UPDATE, DELETE", "SEQUENCE": "USAGE", "FUNCTION": "EXECUTE"}
 

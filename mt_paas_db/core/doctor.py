@@ -9,14 +9,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mt_paas_db.catalog.credentials import CredentialProvider
 from mt_paas_db.catalog.settings import Settings
-
-# Imported in the order in which they look: what connects comes before what is asked over it.
-from mt_paas_db.core import checkup_connection, checkup_login, checkup_roles, checkup_tenants  # noqa: F401
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.checks import CHECKS, Check, Finding, Report, Result, Severity
 from mt_paas_db.core.patient import CannotLookError, Patient
 from mt_paas_db.errors import TenancyError
 from mt_paas_db.session.door import Door
+
+# In the order in which they look: what connects comes before what is asked over it.
+# isort: off
+from mt_paas_db.core import checkup_connection  # noqa: F401
+from mt_paas_db.core import checkup_admin, checkup_login, checkup_roles, checkup_tenants  # noqa: F401
+# isort: on
 
 
 def examine(door: Door, admin: Admin, settings: Settings, credentials: CredentialProvider) -> Report:

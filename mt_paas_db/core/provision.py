@@ -144,6 +144,9 @@ class Provisioner:
         now = registry.by_generation(step.connection, tenant.generation)
         if not held or now is None or now.state is not TenantState.PROVISIONING:
             raise TenantExistsError(tenant.tenant_id)
+        # The server keeps the snapshot of a query with bound values until the next plain statement, and
+        # CREATE INDEX CONCURRENTLY on another connection would wait for it for ever.
+        step.run("admin_path")
 
     # -- the steps, all as the owner
 

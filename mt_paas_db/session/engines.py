@@ -21,7 +21,7 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.guard import install
-from mt_paas_db.session.pooler import Driver, PoolerProfile
+from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault
 
 Role = Literal["tenant", "catalog"]
 
@@ -127,6 +127,9 @@ class Engines:
                 ) from error
 
         event.listen(engine, "do_connect", connect)
+        event.listen(
+            engine, "handle_error", lambda context: pooler_fault(context.original_exception, entry), retval=True
+        )
         if role == "tenant":
             flavour = "asyncio" if engine.dialect.is_async else "blocking"
             install(engine, self._refused(flavour))

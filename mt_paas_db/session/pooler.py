@@ -9,9 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from mt_paas_db.errors import ConfigurationError
+from mt_paas_db.errors import ConfigurationError, PoolerModeError
 
 Driver = Literal["psycopg", "asyncpg"]
+
+# PgBouncer's words at the first BEGIN. It has no SQLSTATE of its own for it, and asyncpg keeps only the words.
+_STATEMENT_MODE = "not allowed in statement pooling mode"
+
+# "Does not exist", "exists already"; and how the drivers begin the names of what they prepare.
+_STATEMENT_ASTRAY = frozenset({"26000", "42P05"})
+_DRIVERS_STATEMENTS = ('"_pg3_', '"__asyncpg_')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,25 @@ class PoolerProfile:
             return {"prepare_threshold": None}
         # With asyncpg's own cache at 0 its statements are unnamed; SQLAlchemy's cache would keep them.
         return {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+
+
+def pooler_fault(error: BaseException, entry: str) -> PoolerModeError | None:
+    """Return what a driver's error says of the pooler behind `entry`'s app DSN; None where it says nothing."""
+    message = str(error)
+    if _STATEMENT_MODE in message:
+        return PoolerModeError(
+            entry,
+            "the pooler behind the app DSN runs in statement mode, which allows no transactions; "
+            "set pool_mode = transaction in pgbouncer.ini",
+        )
+    if getattr(error, "sqlstate", None) in _STATEMENT_ASTRAY and any(mark in message for mark in _DRIVERS_STATEMENTS):
+        return PoolerModeError(
+            entry,
+            "a prepared statement is not on the server connection where the driver left it: a pooler in transaction "
+            f"mode stands behind an app DSN that the settings call 'direct'; "
+            f"set MT_PAAS_DB_CLUSTERS__{entry.upper()}__POOLER=pgbouncer",
+        )
+    return None
 
 
 def parse_pgbouncer_version(answer: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import PoolProxiedConnection
 
+from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
 from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin
 
@@ -105,7 +106,8 @@ class Pinning(_Base):
                 try:
                     super().initialize(connection)  # type: ignore[no-untyped-call]
                 except BaseException:
-                    connection.invalidate()  # or SQLAlchemy rolls back on what is closed by then
+                    if not connection.closed:
+                        connection.invalidate()  # or SQLAlchemy rolls back on what is closed by then
                     raise
         finally:
             self._probe = None
@@ -150,7 +152,7 @@ class Pinning(_Base):
 
     def _doubt(self, context: Any, error: BaseException) -> None:
         """After "table does not exist", let the next transaction ask whether the schema does."""
-        if context is not None and _sqlstate(error) == UNDEFINED_TABLE:
+        if context is not None and sqlstate_of(error) == UNDEFINED_TABLE:
             pin_state(context.root_connection.connection).verified.clear()
 
     def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
@@ -164,8 +166,8 @@ class Pinning(_Base):
         try:
             self._send(state, pin.begin_message(state.level, verify=unseen))
         except self.loaded_dbapi.Error as error:
-            sqlstate = _sqlstate(error)
-            if sqlstate not in REFUSALS or self.refused is None:
+            sqlstate = sqlstate_of(error)
+            if sqlstate is None or sqlstate not in REFUSALS or self.refused is None:
                 raise
             # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
             self._send(state, ROLLBACK)
@@ -213,8 +215,3 @@ class Pinning(_Base):
     def _send(self, state: PinState, message: bytes) -> None:
         """Send `message` in the simple protocol and wait; raise the DBAPI's error for the server's."""
         raise NotImplementedError
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    state = getattr(error, "sqlstate", None)
-    return state if isinstance(state, str) else None
