@@ -1,7 +1,7 @@
 # All a checkout needs, on a machine with make and Python 3.11 or newer with its venv module. `make` lists the
 # targets. Everything is installed into .venv, nothing on the system.
 #
-#   make test PG=15 PYTEST_ARGS="-x tests/test_session.py"     on Debian's PostgreSQL, some tests, other options
+#   make test PG=15 PYTEST_ARGS="-x tests/test_session.py"     on PostgreSQL 15, some tests, other options
 #   make test SQLALCHEMY=2.0.40                                on this SQLAlchemy, in an environment of its own
 #   make venv PYTHON=/opt/python3.12/bin/python3               with this Python
 
@@ -65,16 +65,16 @@ bench: $(STAMP) ## the benchmarks; results as JSON in .benchmarks
 .PHONY: matrix
 matrix: $(STAMP) ## the whole suite on every PostgreSQL there is, and on the oldest SQLAlchemy allowed
 	@report=; failed=0; \
-	note() { report="$$report$$1: $$2\n"; test "$$2" != FAILED || failed=1; }; \
+	note() { report=$$(printf '%s\n%s: %s' "$$report" "$$1" "$$2"); test "$$2" != FAILED || failed=1; }; \
 	for major in $(MATRIX_PG); do \
-	  if ! $(PY) -c "from tests.servers import find_postgres; find_postgres($$major)" 2>/dev/null; then \
-	    note "PostgreSQL $$major" 'not on this machine'; \
-	  elif $(MAKE) test PG=$$major; then note "PostgreSQL $$major" passed; \
-	  else note "PostgreSQL $$major" FAILED; fi; \
+	  if ! source=$$($(PY) -W ignore -m tests.servers $$major); then \
+	    note "PostgreSQL $$major" "$${source#none: }"; \
+	  elif $(MAKE) test PG=$$major; then note "$$source" passed; \
+	  else note "$$source" FAILED; fi; \
 	done; \
 	if $(MAKE) test SQLALCHEMY=$(SQLALCHEMY_LOWEST); then note 'SQLAlchemy $(SQLALCHEMY_LOWEST)' passed; \
 	else note 'SQLAlchemy $(SQLALCHEMY_LOWEST)' FAILED; fi; \
-	printf "\n$$report"; exit $$failed
+	printf '%s\n' "$$report"; exit $$failed
 
 .PHONY: venv
 venv: $(STAMP) ## only make the environment that the other targets use

@@ -216,7 +216,12 @@ class IllegalTransitionError(TenantError):
     """The lifecycle has no such step from the tenant's present state; nothing was changed."""
 
     def __init__(self, tenant_id: str, *, state: str, action: str, allowed_from: tuple[str, ...]) -> None:
-        super().__init__(tenant_id, f"cannot {action} a tenant that is {state}; it must be {' or '.join(allowed_from)}")
+        *others, last = allowed_from
+        must = f"{', '.join(others)} or {last}" if others else last
+        first = ", so archive it first" if action == "delete" else ""
+        super().__init__(
+            tenant_id, f"cannot {action.replace('_', '-')} a tenant that is {state}; it must be {must}{first}"
+        )
         self.state = state
         self.action = action
         self.allowed_from = allowed_from

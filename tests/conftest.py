@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import make_url
 
 from mt_paas_db.core import TenantManager
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
-from tests.servers import PgBouncer, PostgresServer, find_pgbouncer, find_postgres
+from tests.servers import PgBouncer, PostgresServer
+from tests.servers.choice import ASKED
+from tests.servers.supply import Supply
+
+SUPPLY = pytest.StashKey[Supply]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mt_paas_db")
     group.addoption("--pg", type=int, default=None, help="major version of PostgreSQL to run on; newest by default")
+    group.addoption(
+        "--server", choices=ASKED, default="auto", help="where PostgreSQL must come from; what there is by default"
+    )
     group.addoption("--no-skips", action="store_true", help="count a skipped test as failed, as CI does")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let Ctrl-C reach the processes that tests start: a shell's background job ignores it, and they inherit that."""
+    # Let Ctrl-C reach the processes that tests start: a shell's background job ignores it, and they inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput"):
+        config.stash[SUPPLY] = Supply.of(config.workerinput["supply"])
+    elif not (config.option.help or config.option.collectonly):
+        try:
+            config.stash[SUPPLY] = Supply.look(config.option.server, config.option.pg)
+        except LookupError as error:
+            raise pytest.UsageError(f"--server {config.option.server}: {error}") from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what was chosen, so that all run on the same."""
+    node.workerinput["supply"] = node.config.stash[SUPPLY].as_dict()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"server: {config.stash[SUPPLY]}"] if SUPPLY in config.stash else []
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SUPPLY in config.stash and not hasattr(config, "workerinput"):
+        config.stash[SUPPLY].close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,45 +65,30 @@ def pytest_runtest_makereport(
     return report
 
 
-class ExternalServer(PostgresServer):
-    """The server of ``MT_PAAS_TEST_DSN``, which we neither start nor stop."""
-
-    def __init__(self, dsn: str) -> None:
-        self._url = make_url(dsn).set(drivername="postgresql")
-        self.port = self._url.port or 5432
-
-    def dsn(self, database: str = "postgres", *, user: str | None = None, password: str | None = None) -> str:
-        url = self._url.set(database=database)
-        if user is not None:
-            url = url.set(username=user, password=password)
-        return url.render_as_string(hide_password=False)
-
-    def restart(self, *, immediately: bool = False) -> None:
-        pytest.skip("the server of MT_PAAS_TEST_DSN is not ours to restart")
+@pytest.fixture(scope="session")
+def supply(pytestconfig: pytest.Config) -> Supply:
+    """Servers from where the run's come from, for a test that needs one with settings of its own."""
+    chosen = pytestconfig.stash[SUPPLY]
+    if chosen.choice is None:
+        pytest.skip(chosen.reason)
+    return chosen
 
 
 @pytest.fixture(scope="session")
-def server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
-    """One PostgreSQL for the run: `MT_PAAS_TEST_DSN`, else one of our own."""
-    if dsn := os.environ.get("MT_PAAS_TEST_DSN"):
-        yield ExternalServer(dsn)
-        return
-    try:
-        binaries = find_postgres(pytestconfig.getoption("--pg"))
-    except LookupError as error:
-        pytest.skip(str(error))
-    with PostgresServer(binaries, settings={"fsync": "off", "full_page_writes": "off"}) as running:
+def server(supply: Supply) -> Iterator[PostgresServer]:
+    """One PostgreSQL for the run."""
+    with supply.shared(fsync="off", full_page_writes="off") as running:
         yield running
 
 
 @pytest.fixture
-def own_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
+def own_server(supply: Supply) -> Iterator[PostgresServer]:
     """A PostgreSQL that the test may break."""
     try:
-        binaries = find_postgres(pytestconfig.getoption("--pg"))
-    except LookupError as error:
+        chosen = supply.own(fsync="off")
+    except LookupError as error:  # there is only the one of MT_PAAS_TEST_DSN
         pytest.skip(str(error))
-    with PostgresServer(binaries, settings={"fsync": "off"}) as running:
+    with chosen as running:
         yield running
 
 
@@ -106,10 +119,9 @@ def fleet(service: Service, manager: TenantManager) -> Service:
 def bouncer_for(service: Service) -> PgBouncer:
     """Return a PgBouncer for `service`, to be entered; skip the test where there is none to run."""
     try:
-        find_pgbouncer()
+        return service.server.pooler(users={service.login: PASSWORD})
     except LookupError as error:
         pytest.skip(str(error))
-    return PgBouncer(service.server.port, users={service.login: PASSWORD})
 
 
 @pytest.fixture

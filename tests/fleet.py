@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -59,11 +60,47 @@ class Service:
         )
         return load_settings(**{"installation": self.name, "clusters": {"main": cluster}, **options})
 
+    def environment(self) -> dict[str, str]:
+        """Return the settings as the environment of a user's process has them."""
+        (cluster,) = self.settings().clusters.values()
+        assert cluster.app_dsn is not None
+        assert cluster.admin_dsn is not None
+        return {
+            "MT_PAAS_DB_INSTALLATION": self.name,
+            "MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN": cluster.app_dsn.get_secret_value(),
+            "MT_PAAS_DB_CLUSTERS__MAIN__ADMIN_DSN": cluster.admin_dsn.get_secret_value(),
+        }
+
     def manager(self, *, pooler: PgBouncer | None = None, models: Any = None, **options: Any) -> TenantManager:
         """Return a new manager, with a memory and pools of its own, as another process would have."""
         made = TenantManager(self.settings(pooler=pooler, **options), models=models or self.models)
         self.managers.append(made)
         return made
+
+    def make_admin(self, name: str, words: str = "CREATEROLE CREATEDB") -> str:
+        """Make a role that may log in, and what `words` say, and return its name."""
+        role = f"{self.name}_{name}"
+        with self.superuser("postgres") as su:
+            su.execute(f"CREATE ROLE {role} LOGIN {words} PASSWORD '{PASSWORD}'".encode())
+        return role
+
+    @contextmanager
+    def managed(self) -> Iterator[str]:
+        """Give the database to an admin as managed servers have one, for the block; yield the role's name."""
+        role = self.make_admin("x_dba")
+        names = {"database": sql.Identifier(self.database), "role": sql.Identifier(role)}
+        with self.superuser() as su:
+            su.execute(sql.SQL("ALTER DATABASE {database} OWNER TO {role}").format(**names))
+        try:
+            yield role
+        finally:
+            with self.superuser() as su:  # the role itself goes with the service's others
+                for statement in (
+                    "ALTER DATABASE {database} OWNER TO postgres",
+                    "REASSIGN OWNED BY {role} TO postgres",
+                    "DROP OWNED BY {role} CASCADE",
+                ):
+                    su.execute(sql.SQL(statement).format(**names))
 
     def close(self) -> None:
         for manager in self.managers:

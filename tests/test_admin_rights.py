@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
@@ -18,9 +17,8 @@ from mt_paas_db.core import ClusterSettings, Tenant, TenantManager, TenantState
 from mt_paas_db.core.checks import Finding, Report
 from mt_paas_db.errors import MissingRightsError, TenantNotReadyError, TenantSuspendedError
 from tests.fleet import PASSWORD, Service
+from tests.ground_truth import server_state
 from tests.models import Note
-from tests.servers import PostgresServer
-from tests.test_install import server_state
 
 ManagerAs = Callable[[str], TenantManager]
 
@@ -28,20 +26,8 @@ ManagerAs = Callable[[str], TenantManager]
 @pytest.fixture
 def dba(service: Service) -> Iterator[str]:
     """An admin that is no superuser, and owns the service's database."""
-    name = f"{service.name}_x_dba"
-    make_admin(service.server, name)
-    with service.superuser() as su:
-        su.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*map(sql.Identifier, (service.database, name))))
-    yield name
-    with service.superuser() as su:  # the role itself goes with the service's others
-        su.execute(sql.SQL("ALTER DATABASE {} OWNER TO postgres").format(sql.Identifier(service.database)))
-        su.execute(sql.SQL("REASSIGN OWNED BY {} TO postgres").format(sql.Identifier(name)))
-        su.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-
-
-def make_admin(server: PostgresServer, name: str, words: str = "CREATEROLE CREATEDB") -> None:
-    with psycopg.connect(server.dsn(), autocommit=True) as su:
-        su.execute(f"CREATE ROLE {name} LOGIN {words} PASSWORD '{PASSWORD}'".encode())
+    with service.managed() as role:
+        yield role
 
 
 @pytest.fixture
@@ -122,10 +108,10 @@ def test_an_admin_is_left_with_no_tenants_role(dba: str, manager_as: ManagerAs, 
 
 
 def test_init_by_one_that_may_create_no_roles_changes_nothing(service: Service, manager_as: ManagerAs) -> None:
-    make_admin(service.server, f"{service.name}_x_dba", "CREATEDB")
+    admin = service.make_admin("x_dba", "CREATEDB")
     before = server_state(service)
     with pytest.raises(MissingRightsError, match="CREATEROLE"):
-        manager_as(f"{service.name}_x_dba").init()
+        manager_as(admin).init()
     assert server_state(service) == before
 
 
@@ -139,8 +125,7 @@ def test_the_doctor_says_what_another_admin_lacks_and_what_gives_it(
     first = manager_as(dba)
     first.init()
     first.create("hallym")
-    other = f"{service.name}_y_dba"
-    make_admin(service.server, other, words)
+    other = service.make_admin("y_dba", words)
     with service.superuser() as su:
         grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
         su.execute(grant.format(sql.Identifier(service.database), sql.Identifier(other)))

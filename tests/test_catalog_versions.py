@@ -15,8 +15,8 @@ from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import CatalogMissingError, CatalogVersionError
 from mt_paas_db.migrate.catalog import catalog_version, upgrade_catalog
 from tests.fleet import Service
+from tests.ground_truth import server_state
 from tests.models import Note
-from tests.test_install import server_state
 
 # What a next version may do while this one still runs: columns and tables more, and resolve() with a column more.
 _NEXT_VERSION = """
@@ -58,7 +58,7 @@ def set_version(service: Service, version: int, *, changes: str = "") -> None:
 
 
 def _delete(manager: TenantManager) -> None:
-    manager.suspend("korea")
+    manager.archive("korea")
     manager.delete("korea", confirm="korea")
 
 
@@ -67,8 +67,12 @@ _VERBS: dict[str, Callable[[TenantManager], Any]] = {
     "list": lambda m: m.list(),
     "events": lambda m: m.events(),
     "create": lambda m: m.create("snu", aliases=["chat.snu.ac.kr"]),
-    "suspend": lambda m: m.suspend("hallym"),
+    "suspend": lambda m: m.suspend("hallym", reason="payment", note="unpaid"),
     "resume": lambda m: m.resume("hallym"),
+    "read_only": lambda m: m.read_only("hallym"),
+    "maintenance": lambda m: m.maintenance("hallym"),
+    "archive": lambda m: m.archive("hallym"),
+    "restore": lambda m: m.restore("hallym"),
     "rename": lambda m: m.rename("hallym", "hallym-univ"),
     "add_alias": lambda m: m.add_alias("hallym", "chat.hallym.ac.kr"),
     "release_alias": lambda m: m.release_alias("hallym", "chat.hallym.ac.kr"),

@@ -18,10 +18,10 @@ from sqlalchemy import make_url, select
 from mt_paas_db.core import TenantManager, TenantState, checkup_connection, doctor
 from mt_paas_db.core.checks import CHECKS, Finding, Report, Severity
 from tests.fleet import PASSWORD, Service
+from tests.ground_truth import app_dsn, clusters, server_state
 from tests.models import Note
 from tests.servers import PgBouncer, PostgresServer
 from tests.servers.processes import free_port
-from tests.test_install import app_dsn, clusters, server_state
 
 
 def found(report: Report, check_id: str | None = None) -> list[Finding]:
@@ -92,6 +92,12 @@ def test_a_sound_installation_has_no_finding(fleet: Service, manager: TenantMana
     assert found(report) == []
     assert looked(report) == list(CHECKS)
     assert server_state(fleet) == before
+
+
+@pytest.mark.parametrize("verb", ["read_only", "maintenance", "archive"])
+def test_a_tenant_that_is_not_active_is_no_finding(fleet: Service, manager: TenantManager, verb: str) -> None:
+    getattr(manager, verb)("korea")
+    assert found(manager.doctor()) == []
 
 
 def test_a_fresh_installation_without_tenants_is_sound(manager: TenantManager) -> None:
@@ -546,6 +552,17 @@ def test_a_busy_process_is_asked_whether_it_is_ready(fleet: Service, manager: Te
     assert busy.readiness().ok
 
 
+@pytest.mark.parametrize(("state", "verb"), [("provisioning", "create"), ("deleting", "delete")])
+def test_what_was_left_half_done_is_a_warning_that_says_how_to_go_on(
+    fleet: Service, manager: TenantManager, state: str, verb: str
+) -> None:
+    manager.archive("hallym")  # so that the roles fit the state
+    execute(fleet, f"UPDATE mt_paas.tenant SET state = '{state}' WHERE tenant_id = 'hallym'")
+    (finding,) = found(manager.doctor())
+    assert (finding.severity, finding.mend) == (Severity.WARNING, f"mt-paas-db tenant {verb} hallym")
+    assert f"'hallym' is {state} since" in finding.message
+
+
 def test_a_tenant_called_as_the_probe_is_a_warning(manager: TenantManager) -> None:
     manager.create("mt-paas-readiness-probe")
     report = manager.readiness()
@@ -635,7 +652,7 @@ def test_a_pooler_that_does_not_tell_its_version_is_told(fleet: Service, pgbounc
 
 
 def test_a_pooler_in_statement_mode_is_an_error(fleet: Service) -> None:
-    with PgBouncer(fleet.server.port, users={fleet.login: PASSWORD}, pool_mode="statement") as pooler:
+    with fleet.server.pooler(users={fleet.login: PASSWORD}, pool_mode="statement") as pooler:
         for told in ("pgbouncer", "direct"):
             report = through(fleet, pooler, told).doctor()
             assert not report.ok
@@ -645,7 +662,7 @@ def test_a_pooler_in_statement_mode_is_an_error(fleet: Service) -> None:
 
 
 def test_a_pooler_in_session_mode_is_sound(fleet: Service) -> None:
-    with PgBouncer(fleet.server.port, users={fleet.login: PASSWORD}, pool_mode="session", pool_size=5) as pooler:
+    with fleet.server.pooler(users={fleet.login: PASSWORD}, pool_mode="session", pool_size=5) as pooler:
         assert through(fleet, pooler, "pgbouncer").doctor().ok
 
 
@@ -665,7 +682,7 @@ def test_a_pooler_asked_with_an_odd_password(service: Service) -> None:
     service.manager(
         clusters=clusters(url.render_as_string(hide_password=False), service.server.dsn(service.database))
     ).init()
-    with PgBouncer(service.server.port, users={service.login: password}) as pooler:
+    with service.server.pooler(users={service.login: password}) as pooler:
         pooled = url.set(port=pooler.port).render_as_string(hide_password=False)
         report = service.manager(
             clusters={"main": {**clusters(pooled, service.server.dsn(service.database))["main"], "pooler": "pgbouncer"}}
@@ -681,5 +698,8 @@ def test_the_console_of_the_fixture_answers(console: psycopg.Connection[Any], pg
 
 def test_every_check_has_a_planted_fault() -> None:
     """A new check needs a new entry above."""
-    elsewhere = {"server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"}
+    elsewhere = {
+        *("server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"),
+        *("tenants.unfinished", "admin.rights", "admin.tenants"),  # the last two: test_admin_rights
+    }
     assert {fault[0] for fault in {**_FAULTS, **_FAULTS_16}.values()} | elsewhere == set(CHECKS)

@@ -30,64 +30,10 @@ from mt_paas_db.errors import (
     TenantSuspendedError,
 )
 from tests.fleet import PASSWORD, Service
+from tests.ground_truth import CLUSTER_STATE, app_dsn, clusters, server_state
 from tests.models import Note
 from tests.servers import PostgresServer
 from tests.servers.processes import free_port
-
-_CLUSTER_STATE = {
-    "roles": """
-        SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls,
-               rolpassword, rolconnlimit
-          FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1""",
-    "memberships": """
-        SELECT roleid::regrole::text, member::regrole::text, grantor::regrole::text,
-               to_jsonb(m) - 'oid' - 'roleid' - 'member' - 'grantor'
-          FROM pg_auth_members m ORDER BY 1, 2, 3""",
-    "role settings": "SELECT setdatabase, setrole::regrole::text, setconfig FROM pg_db_role_setting ORDER BY 1, 2",
-    "databases": "SELECT datname, pg_get_userbyid(datdba), datacl::text FROM pg_database ORDER BY 1",
-    "role comments": """
-        SELECT pg_get_userbyid(objoid), description
-          FROM pg_shdescription WHERE classoid = 'pg_authid'::regclass ORDER BY 1""",
-}
-_DATABASE_STATE = {
-    "schemas": """
-        SELECT nspname, pg_get_userbyid(nspowner), nspacl::text
-          FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)' ORDER BY 1""",
-    "relations": """
-        SELECT oid::regclass::text, pg_get_userbyid(relowner), relacl::text
-          FROM pg_class WHERE oid >= 16384 ORDER BY 1""",
-    "functions": """
-        SELECT oid::regprocedure::text, pg_get_userbyid(proowner), proacl::text, md5(pg_get_functiondef(oid))
-          FROM pg_proc WHERE oid >= 16384 ORDER BY 1""",
-    "types": "SELECT oid::regtype::text, pg_get_userbyid(typowner) FROM pg_type WHERE oid >= 16384 ORDER BY 1",
-    "default rights": """
-        SELECT pg_get_userbyid(defaclrole), defaclnamespace::regnamespace::text, defaclobjtype, defaclacl::text
-          FROM pg_default_acl ORDER BY 1, 2, 3""",
-}
-
-
-def server_state(service: Service) -> dict[str, list[Any]]:
-    """Everything that the library may change on the server and in the service's database."""
-    with service.superuser() as connection:
-        state = {
-            what: connection.execute(query).fetchall() for what, query in {**_CLUSTER_STATE, **_DATABASE_STATE}.items()
-        }
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'mt_paas'").fetchall()
-        for (table,) in tables:
-            rows = connection.execute(
-                sql.SQL("SELECT t::text FROM mt_paas.{} t ORDER BY 1").format(sql.Identifier(table))
-            )
-            state[table] = rows.fetchall()
-    return state
-
-
-def app_dsn(service: Service, *, user: str | None = None, database: str | None = None) -> str:
-    return service.server.dsn(database or service.database, user=user or service.login, password=PASSWORD)
-
-
-def clusters(app: str, admin: str) -> dict[str, dict[str, str]]:
-    return {"main": {"app_dsn": app, "admin_dsn": admin}}
-
 
 # -- what it makes
 
@@ -284,7 +230,7 @@ def test_a_second_run_changes_nothing(service: Service) -> None:
     first = manager.init()
     manager.create("hallym", aliases=["chat.hallym.ac.kr"])
     manager.create("korea")
-    manager.suspend("korea", reason="unpaid")
+    manager.suspend("korea", reason="payment", note="unpaid")
     before = server_state(service)
     assert manager.init() == first
     assert service.manager(**options).init() == first
@@ -671,12 +617,13 @@ def test_two_installations_with_the_same_tenant_do_not_touch_each_other(neighbou
     with two.get_session("hallym") as session:
         assert _bodies(session) == [f"of {two.settings.installation}"]
 
+    one.archive("hallym")
     before = server_state(neighbours[1])
     one.delete("hallym", confirm="hallym")
     after = server_state(neighbours[1])
     gone = {row[0] for row in before["roles"]} - {row[0] for row in after["roles"]}
     assert gone == {f"{one.settings.installation}_hallym_1"}
-    for what in before.keys() - _CLUSTER_STATE.keys():
+    for what in before.keys() - CLUSTER_STATE.keys():
         assert after[what] == before[what]
     with two.get_session("hallym") as session:
         assert _bodies(session) == [f"of {two.settings.installation}"]
@@ -703,7 +650,7 @@ def test_a_name_that_both_would_derive_is_used_once(neighbours: tuple[Service, S
         assert _bodies(session) == ["outer"]
     with inner.get_session("c") as session:
         assert _bodies(session) == ["inner"]
-    inner.suspend("c")
+    inner.archive("c")
     inner.delete("c", confirm="c")
     with outer.get_session("b-c") as session:
         assert _bodies(session) == ["outer"]
@@ -770,10 +717,10 @@ def test_an_admin_that_owns_the_database_and_may_create_roles_suffices(dba: str,
     manager.resume("hallym")
     with manager.get_session("hallym") as session:
         assert session.scalars(select(Customer)).all() == []
-    manager.suspend("hallym")
+    manager.archive("hallym")
     manager.delete("hallym", confirm="hallym")
     assert [tenant.tenant_id for tenant in manager.list()] == ["korea-univ"]
-    manager.suspend("korea-univ")
+    manager.archive("korea-univ")
     manager.delete("korea-univ", confirm="korea-univ")
     with service.superuser() as connection:
         left = connection.execute(

@@ -47,8 +47,8 @@ from mt_paas_db.core import TenantManager
 from mt_paas_db.core.models import Models, metadata_of
 from mt_paas_db.errors import ConfigurationError, ProvisioningError
 from tests.fleet import Service
+from tests.ground_truth import server_state
 from tests.models import Base
-from tests.test_install import server_state
 
 _FINGERPRINTS = {
     "columns": """

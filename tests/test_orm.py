@@ -85,7 +85,7 @@ def test_the_stamp_travels_with_a_pickle(runner: Runner, foreign: Note) -> None:
 def test_an_object_of_an_earlier_tenant_of_the_same_id_is_refused(
     runner: Runner, foreign: Note, manager: TenantManager
 ) -> None:
-    manager.suspend("korea")
+    manager.archive("korea")
     manager.delete("korea", confirm="korea")
     manager.create("korea")
     runner.manager._door.resolver._known.clear()

@@ -72,18 +72,6 @@ def quietly(command: list[str | Path], **options: object) -> str:
     return printed
 
 
-def settings_as_environment(service: Service) -> dict[str, str]:
-    """Return the settings of `service` as a user's process gets them."""
-    (cluster,) = service.settings().clusters.values()
-    assert cluster.app_dsn is not None
-    assert cluster.admin_dsn is not None
-    return {
-        "MT_PAAS_DB_INSTALLATION": service.name,
-        "MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN": cluster.app_dsn.get_secret_value(),
-        "MT_PAAS_DB_CLUSTERS__MAIN__ADMIN_DSN": cluster.admin_dsn.get_secret_value(),
-    }
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the source distribution, so that this one is whole too."""
@@ -133,7 +121,7 @@ def test_the_wheel_serves_tenants_from_an_empty_environment(
     script.write_text(SCRIPT)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MT_PAAS_", "PYTHON", "COV"))}
     # -P: nothing of the folder it runs in is importable, and so nothing of the checkout.
-    printed = quietly([clean_python, "-P", script], cwd=tmp_path, env=environment | settings_as_environment(service))
+    printed = quietly([clean_python, "-P", script], cwd=tmp_path, env=environment | service.environment())
     said = json.loads(printed)
     assert Path(said["from"]).is_relative_to(clean_python.parents[1])
     assert said["version"] == mt_paas_db.__version__

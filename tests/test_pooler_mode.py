@@ -37,7 +37,7 @@ def read_notes(session: Session) -> None:
 @pytest.mark.parametrize("route", DIRECT, ids=str)
 def test_statement_mode_is_named(fleet: Service, route: Route, profile: str) -> None:
     bouncer_for(fleet)  # skips where there is none
-    with PgBouncer(fleet.server.port, users={fleet.login: PASSWORD}, pool_mode="statement") as pooler:
+    with fleet.server.pooler(users={fleet.login: PASSWORD}, pool_mode="statement") as pooler:
         runner = behind(pooler, fleet, route, profile=profile)
         try:
             with pytest.raises(PoolerModeError, match="pool_mode = transaction") as refused:

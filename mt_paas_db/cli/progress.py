@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mt_paas_db.core.progress import Listener, Progress, unheard
+if TYPE_CHECKING:
+    from mt_paas_db.core.progress import Listener, Progress
 
 
 @contextmanager
@@ -18,7 +20,7 @@ def bar() -> Iterator[Listener]:
     """Yield what a long step reports to. stdout stays the answer's."""
     console = Console(file=sys.stderr, markup=False, highlight=False)
     if not console.is_terminal:
-        yield unheard
+        yield lambda _: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True) as shown:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog import registry
-from mt_paas_db.catalog.identifiers import TenantName
+from mt_paas_db.catalog.identifiers import TenantName, parse_line
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Installation, Tenant
 from mt_paas_db.core.admin import Admin, AdminTransaction
@@ -63,7 +63,13 @@ class Changes:
     def recorded(
         self, action: str, name: str, actor: str | None, *, detail: dict[str, Any] | None = None
     ) -> Iterator[None]:
-        """Record an action that failed, in a transaction of its own, and let its error go on."""
+        """Record an action that failed, in a transaction of its own, and let its error go on.
+
+        Raises `InvalidIdentifierError` for an `actor`, or a note in `detail`, that no log can show.
+        """
+        for kind, value in (("actor", actor), ("note", (detail or {}).get("note"))):
+            if value is not None:
+                parse_line(kind, value, max_length=1000)
         try:
             yield
         except (TenancyError, DBAPIError) as error:

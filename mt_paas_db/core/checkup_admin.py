@@ -8,12 +8,6 @@ from mt_paas_db.core.checks import Finding, Severity, check, quoted
 from mt_paas_db.core.patient import Patient
 
 
-@check("admin.reachable", "the admin DSN connects")
-def _reachable(patient: Patient) -> Iterator[Finding]:
-    _ = patient.admin
-    yield from ()
-
-
 @check("admin.rights", "the admin may create roles, act as the owner and grant what the lifecycle grants")
 def _rights(patient: Patient) -> Iterator[Finding]:
     oneself = patient.admin.oneself

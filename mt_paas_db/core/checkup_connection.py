@@ -38,6 +38,12 @@ def _catalog(patient: Patient) -> Iterator[Finding]:
     yield Finding(Severity.WARNING, f"a tenant is called {_PROBE!r}, which readiness uses as a name nobody has")
 
 
+@check("admin.reachable", "the admin DSN connects")
+def _admin_reachable(patient: Patient) -> Iterator[Finding]:
+    _ = patient.admin
+    yield from ()
+
+
 @check("server.version", "the server's release is known to be sound")
 def _version(patient: Patient) -> Iterator[Finding]:
     number = patient.admin.oneself.version

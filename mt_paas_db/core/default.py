@@ -9,6 +9,7 @@ from mt_paas_db.catalog.credentials import CredentialProvider
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.manager import TenantManager
+from mt_paas_db.core.seed import Seed
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
 
@@ -20,6 +21,8 @@ def configure(
     settings: Settings | TenantManager | None = None,
     *,
     models: Any = None,
+    script_location: str | None = None,
+    seed: Seed | str | None = None,
     credentials: CredentialProvider | None = None,
 ) -> TenantManager:
     """Make, or take, the manager that `tenant_session` uses in this process, and return it.
@@ -27,13 +30,13 @@ def configure(
     Without a call, the first `tenant_session` makes one from ``MT_PAAS_DB_*`` in the environment. A second
     call replaces the manager; sessions that are open go on with theirs. Sends nothing.
 
-    Raises `ConfigurationError` for faulty settings.
+    The arguments are those of `TenantManager`. Raises `ConfigurationError` for faulty settings.
     """
     global _manager
     made = (
         settings
         if isinstance(settings, TenantManager)
-        else TenantManager(settings, models=models, credentials=credentials)
+        else TenantManager(settings, models=models, script_location=script_location, seed=seed, credentials=credentials)
     )
     with _lock:
         _manager = made

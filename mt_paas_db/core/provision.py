@@ -118,7 +118,7 @@ class Provisioner:
         """Build a tenant that is recorded already, and make it active. Its row is locked all the while."""
         with self._changes.as_owner() as step:
             self._hold(step, tenant)
-            empty_schema(self._changes.admin, tenant.placement.schema_name)
+            self._begin_anew(tenant)
             if self._blueprint.scripts is None:
                 self._build(step, tenant)
             else:
@@ -148,6 +148,14 @@ class Provisioner:
         # CREATE INDEX CONCURRENTLY on another connection would wait for it for ever.
         step.run("admin_path")
 
+    def _begin_anew(self, tenant: Tenant) -> None:
+        """Give the tenant an empty schema, whatever an earlier attempt left in the old one. Commits."""
+        placement = tenant.placement
+        empty_schema(self._changes.admin, placement.schema_name)
+        with self._changes.as_owner() as step:
+            step.run("drop_tenant_schema", schema=placement.schema_name)
+            self._make_schema(step, schema=placement.schema_name, role=placement.role_name)
+
     # -- the steps, all as the owner
 
     def _make_empty(self, step: AdminTransaction, order: _Order) -> Tenant:
@@ -170,12 +178,16 @@ class Provisioner:
         registry.claim(connection, order.tenant_id, generation, NameKind.ID)
         for alias in order.aliases:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
-        owner = step.roles.owner
-        step.run("create_tenant_schema", schema=name, owner=owner)
-        step.run("tenant_usage", schema=name, role=name)
-        for grant in ("tenant_tables", "tenant_sequences", "tenant_functions"):
-            step.run(grant, owner=owner, schema=name, role=name)
+        self._make_schema(step, schema=name, role=name)
         return registry.get(connection, TenantName(order.tenant_id))
+
+    @staticmethod
+    def _make_schema(step: AdminTransaction, *, schema: str, role: str) -> None:
+        owner = step.roles.owner
+        step.run("create_tenant_schema", schema=schema, owner=owner)
+        step.run("tenant_usage", schema=schema, role=role)
+        for grant in ("tenant_tables", "tenant_sequences", "tenant_functions"):
+            step.run(grant, owner=owner, schema=schema, role=role)
 
     def _make_role(
         self, step: AdminTransaction, installation: Installation, tenant_id: TenantId

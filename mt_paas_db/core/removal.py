@@ -8,6 +8,8 @@ call goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog import registry
@@ -46,6 +48,7 @@ def delete(
                 changes.record(step, "delete", tenant, actor, outcome="started")
         schema = tenant.placement.schema_name
         empty_schema(changes.admin, schema, progress)
+        _unlink_large_objects(changes.admin, tenant.placement.role_name)
         with changes.as_owner() as step:
             if not registry.lock(step.connection, tenant.generation):
                 raise UnknownTenantError(name)  # another call was faster
@@ -70,18 +73,43 @@ def empty_schema(admin: Admin, schema: str, progress: Listener = unheard) -> Non
     """Drop what is in `schema`, some objects in each of several transactions; what is no table, view, sequence,
     type or function stays. `progress` is told after each.
     """
-    batch, total, done = _BATCH, 0, 0
+    total, done = 0, 0
+
+    def drop_some(batch: int) -> bool:
+        nonlocal total, done
+        with admin.transaction() as step, step.as_owner():
+            found = step.rows("drop_some", schema=schema, batch=batch)
+            left = found[0].remaining if found else 0
+            total = total or left
+            done = max(done, total - left)
+            progress(Progress("objects dropped", done, total))
+            if found:
+                statements = ";".join(row.statement for row in found)
+                step.connection.exec_driver_sql(statements, execution_options={"no_parameters": True})
+        return bool(found)
+
+    _until_none_is_left(drop_some)
+
+
+def _unlink_large_objects(admin: Admin, role: str) -> None:
+    def unlink_some(batch: int) -> bool:
+        with admin.transaction() as step:
+            if not step.ask("role_exists", role=role):
+                return False
+            if not step.oneself.rolsuper:
+                step.run("admin_takes_role", role=role)
+            return bool(step.ask("unlink_some", role=role, batch=batch))
+
+    _until_none_is_left(unlink_some)
+
+
+def _until_none_is_left(drop_some: Callable[[int], bool]) -> None:
+    """Call `drop_some` with the number of objects to drop until it returns False; fewer where locks run out."""
+    batch = _BATCH
     while True:
         try:
-            with admin.transaction() as step, step.as_owner():
-                left = int(step.ask("count_objects", schema=schema))
-                total = total or left
-                progress(Progress("objects dropped", max(done, total - left), total))
-                done = max(done, total - left)
-                statements = [row[0] for row in step.rows("drop_some", schema=schema, batch=batch)]
-                if not statements:
-                    return
-                step.connection.exec_driver_sql(";".join(statements), execution_options={"no_parameters": True})
+            if not drop_some(batch):
+                return
         except DBAPIError as error:
             if sqlstate_of(error) != _OUT_OF_LOCKS or batch == 1:
                 raise

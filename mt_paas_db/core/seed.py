@@ -54,22 +54,33 @@ def load_seed(seed: Any) -> Seed:
 def plant(step: AdminTransaction, tenant: Tenant, installation: Installation, seed: Seed) -> None:
     """Run `seed` as the tenant's role, in the step's transaction. Acts as the owner before and after.
 
-    Raises `ProvisioningError` where the seed ended the transaction itself; all else that it raises goes through.
+    Raises `ProvisioningError` where the seed raised or ended the transaction itself.
     """
     began = step.ask("transaction_id")
     with _as_tenant(step, tenant, installation):
-        if isinstance(seed, Path):
-            step.connection.exec_driver_sql(seed.read_text(encoding="utf-8"), execution_options={"no_parameters": True})
-        else:
-            # Its commits are savepoints: what it wrote stays or goes with the tenant.
-            with Session(step.connection, join_transaction_mode="create_savepoint") as session:
-                seed(session, tenant)
-                session.commit()
+        try:
+            _run(step, tenant, seed)
+        except Exception as error:  # the service's own code
+            what = (str(getattr(error, "orig", error)).strip().splitlines() or [""])[0]
+            raise ProvisioningError(tenant.tenant_id, f"the seed failed: {type(error).__name__}: {what}") from error
         if step.ask("transaction_id") != began:
             raise ProvisioningError(
                 tenant.tenant_id,
                 "the seed ended the transaction; leave COMMIT and ROLLBACK out of it, then create the tenant again",
             )
+
+
+def _run(step: AdminTransaction, tenant: Tenant, seed: Seed) -> None:
+    if isinstance(seed, Path):
+        step.connection.exec_driver_sql(seed.read_text(encoding="utf-8"), execution_options={"no_parameters": True})
+        return
+    # Its commits are savepoints: what it wrote stays or goes with the tenant.
+    with Session(step.connection, join_transaction_mode="create_savepoint") as session:
+        answer = seed(session, tenant)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError("it returned a coroutine, and would have written nothing; a seed is blocking")
+        session.commit()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ what counts, and they run on the connection that is handed over.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,7 @@ from typing import Any
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from mt_paas_db.errors import ConfigurationError
 
@@ -23,8 +23,14 @@ ONE_AT_A_TIME = threading.RLock()
 """Alembic keeps its context in module globals, so one thread of a process migrates at a time."""
 
 
+_ENDS_TRANSACTION = re.compile(
+    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|ROLLBACK|ABORT)\b|^\s*END\b", re.IGNORECASE | re.DOTALL
+)
+"""SQL text that may end a transaction. One too many costs a creation in steps, and nothing else."""
+
+
 class LeavesTransactionError(Exception):
-    """A revision has an ``autocommit_block()``: the history cannot run in one transaction."""
+    """A revision has an ``autocommit_block()`` or a COMMIT: the history cannot run in one transaction."""
 
 
 class Scripts:
@@ -40,8 +46,9 @@ class Scripts:
         try:
             self._directory = ScriptDirectory.from_config(self._config)
             heads = self._directory.get_heads()
-        except (CommandError, ImportError, OSError) as error:
-            raise ConfigurationError(f"script_location {location!r} cannot be used: {error}") from error
+        except Exception as error:  # revisions are the service's own code, run when they are read
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigurationError(f"script_location {location!r} cannot be used: {what}") from error
         if not heads:
             raise ConfigurationError(f"script_location {location!r} holds no revisions")
         self.heads: tuple[str, ...] = tuple(heads)
@@ -49,15 +56,11 @@ class Scripts:
     def upgrade(self, connection: Connection) -> None:
         """Apply all revisions, in the transaction that `connection` is in. The path decides the schema.
 
-        Raises `LeavesTransactionError` at the first ``autocommit_block()``, and whatever a revision raises; the
-        caller rolls back.
+        Raises `LeavesTransactionError` before the first thing that would end the transaction, and whatever a
+        revision raises; the caller rolls back.
         """
-
-        def refuse() -> Any:
-            raise LeavesTransactionError
-
-        with self._environment(connection) as environment:
-            environment.get_context().autocommit_block = refuse  # type: ignore[method-assign]
+        with self._environment(connection) as environment, _kept_open(connection):
+            environment.get_context().autocommit_block = _refuse  # type: ignore[method-assign]
             environment.run_migrations()
 
     def upgrade_in_steps(self, connection: Connection) -> None:
@@ -76,3 +79,25 @@ class Scripts:
         ):
             environment.configure(connection=connection, transaction_per_migration=not connection.in_transaction())
             yield environment
+
+
+def _refuse(*_: Any) -> Any:
+    raise LeavesTransactionError
+
+
+@contextmanager
+def _kept_open(connection: Connection) -> Iterator[None]:
+    """Refuse what would end the transaction: behind it, the admin would act as itself, in any schema."""
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if _ENDS_TRANSACTION.search(statement):
+            raise LeavesTransactionError
+
+    listeners = {"before_cursor_execute": look, "commit": _refuse, "rollback": _refuse}
+    for name, listener in listeners.items():
+        event.listen(connection, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in listeners.items():
+            event.remove(connection, name, listener)

@@ -71,8 +71,20 @@ class PgBouncer:
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="mt_paas_pgb_", dir="/tmp"))
         give(self._folder)
-        users = self._folder / "userlist.txt"
-        users.write_text("".join(f'"{name}" "{password}"\n' for name, password in self._users.items()))
+        self._configure(self._folder)
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _configure(self, seen_as: Path) -> None:
+        """Write the files of the folder, which the pooler sees as `seen_as`."""
+        assert self._folder is not None
+        (self._folder / "userlist.txt").write_text(
+            "".join(f'"{name}" "{password}"\n' for name, password in self._users.items())
+        )
         (self._folder / "pgbouncer.ini").write_text(
             f"""[databases]
 * = host=127.0.0.1 port={self._server_port}
@@ -82,7 +94,7 @@ listen_addr = 127.0.0.1
 listen_port = {self.port}
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = {users}
+auth_file = {seen_as / "userlist.txt"}
 stats_users = {",".join(self._users)}
 pool_mode = {self._pool_mode}
 default_pool_size = {self._pool_size}
@@ -91,12 +103,6 @@ query_wait_timeout = 20
 server_login_retry = 1
 """
         )
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
 
     def start(self) -> None:
         """Start the pooler on its port; returns when it accepts."""
@@ -111,12 +117,26 @@ server_login_retry = 1
 
     def restart(self) -> None:
         """Stop at once and start again on the same port; clients lose their connections."""
-        stop(self._process, signal=signal.SIGTERM)
+        self.shut_down()
         self.start()
+
+    def shut_down(self) -> None:
+        """Stop at once; clients lose their connections."""
+        stop(self._process, signal=self._at_once)
+
+    @property
+    def _at_once(self) -> signal.Signals:
+        # From 1.23 on, SIGTERM waits until the clients have gone.
+        return signal.SIGQUIT if self.version >= (1, 23) else signal.SIGTERM
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stop(self._process, signal=signal.SIGTERM)
+        try:
+            self.shut_down()
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

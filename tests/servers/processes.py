@@ -43,17 +43,24 @@ def give(path: Path) -> None:
         os.chown(path, account["user"], account["group"])
 
 
+def accepts(port: int) -> bool:
+    """Whether 127.0.0.1:`port` accepts connections."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def wait_for_port(port: int, process: subprocess.Popen[bytes], *, log: Path, timeout_s: float = 30.0) -> None:
     """Return when 127.0.0.1:`port` accepts; raise with the log's tail when the process ends or time is up."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
-        except OSError:
-            time.sleep(0.05)
+        if accepts(port):
+            return
+        time.sleep(0.05)
     tail = log.read_text(errors="replace")[-2000:] if log.exists() else "(no log)"
     raise RuntimeError(f"{process.args!r} does not accept on port {port}:\n{tail}")
 
