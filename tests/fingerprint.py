@@ -75,7 +75,8 @@ def strays(service: Service) -> set[str]:
 def _strays(connection: psycopg.Connection[Any], installation: str) -> set[str]:
     own = {f"{installation}_{part}" for part in ("owner", "tenant", "app")}
     found = connection.execute(
-        "SELECT 'role ' || rolname FROM pg_roles WHERE starts_with(rolname, %(prefix)s) AND rolname <> ALL(%(own)s)"
+        "SELECT 'role ' || rolname FROM pg_roles WHERE starts_with(rolname, %(prefix)s) AND NOT rolcanlogin"
+        " AND rolname <> ALL(%(own)s)"
         " UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE starts_with(nspname, %(prefix)s)",
         {"prefix": f"{installation}_", "own": list(own)},
     ).fetchall()

@@ -248,7 +248,7 @@ def test_an_extension_in_the_schema(extensible: PostgresServer) -> None:
 # -- interrupted
 
 
-class Interrupted(Exception):
+class StoppedHereError(Exception):
     pass
 
 
@@ -258,9 +258,9 @@ def test_an_interrupted_deletion_goes_on(service: Service) -> None:
 
     def give_up(progress: Progress) -> None:
         if progress.done > 0:
-            raise Interrupted
+            raise StoppedHereError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedHereError):
         grown.delete(give_up)
     assert grown.manager.get("hallym").state is TenantState.DELETING
     with pytest.raises(TenantNotReadyError), service.manager().get_session("hallym"):

@@ -137,7 +137,7 @@ def opened(service: Service) -> Iterator[Callable[[Plan], Scene]]:
 
 
 def assert_creation_survives(scene: Scene, *, leaves: set[str]) -> None:
-    """While a child leaves nothing, the next child is the next call; what it leaves half made, this process completes."""
+    """Where a child leaves nothing, the next child is the next call; what it leaves half made is completed here."""
     name = "한림대학교"
     whole = fingerprint(scene.service, scene.manager.create("undisturbed", display_name=name, aliases=["u.ac.kr"]))
     numbers, seen = count(1), set()

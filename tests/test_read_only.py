@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -136,11 +135,11 @@ NARROWED = (
 
 
 @pytest.fixture
-def narrowed(service: Service, manager: TenantManager) -> Iterator[Tenant]:
+def narrowed(service: Service, manager: TenantManager) -> Tenant:
     """A tenant whose migrations have taken some of the rights that a table is made with."""
     tenant = manager.create("hallym")
     as_owner(service, tenant, *NARROWED)
-    yield tenant
+    return tenant
 
 
 PATHS = {
@@ -224,7 +223,8 @@ def rights(service: Service, tenant: Tenant) -> set[Right]:
     """What the tenant's role may do: table, column or None, right."""
     query = """
         SELECT c.relname, NULL, x.privilege_type FROM pg_class c, aclexplode(c.relacl) x
-         WHERE c.relnamespace = %(name)s::text::regnamespace AND c.relkind <> 'S' AND x.grantee = %(name)s::text::regrole
+         WHERE c.relnamespace = %(name)s::text::regnamespace AND c.relkind <> 'S'
+           AND x.grantee = %(name)s::text::regrole
          UNION ALL
         SELECT c.relname, a.attname, x.privilege_type
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped, aclexplode(a.attacl) x

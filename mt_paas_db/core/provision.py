@@ -9,7 +9,9 @@ the next creation of the same id completes it, from an empty schema.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -34,7 +36,7 @@ from mt_paas_db.core.removal import empty_schema
 from mt_paas_db.core.seed import Seed, plant
 from mt_paas_db.core.standing import enter
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
-from mt_paas_db.migrate.scripts import LeavesTransactionError
+from mt_paas_db.migrate.scripts import ONE_AT_A_TIME, LeavesTransactionError
 
 _NAME_ATTEMPTS = 5
 
@@ -103,10 +105,18 @@ class Provisioner:
         return found
 
     def _at_once(self, order: _Order) -> Tenant:
-        with self._changes.as_owner() as step:
+        with self._turn(), self._changes.as_owner() as step:
             tenant = self._make_empty(step, order)
             self._build(step, tenant)
             return self._finish(step, tenant, order)
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        """Wait for the turn to run revisions in this process, before any transaction is open.
+
+        One that waited for it in a transaction could hold up the one whose turn it is, whose CREATE INDEX
+        CONCURRENTLY waits for transactions.
+        """
+        return nullcontext() if self._blueprint.scripts is None else ONE_AT_A_TIME
 
     def _begin(self, order: _Order) -> Tenant:
         with self._changes.as_owner() as step:
@@ -116,7 +126,7 @@ class Provisioner:
 
     def _complete(self, order: _Order, tenant: Tenant) -> Tenant:
         """Build a tenant that is recorded already, and make it active. Its row is locked all the while."""
-        with self._changes.as_owner() as step:
+        with self._turn(), self._changes.as_owner() as step:
             self._hold(step, tenant)
             self._begin_anew(tenant)
             if self._blueprint.scripts is None:

@@ -67,6 +67,7 @@ class Scripts:
         """Apply all revisions, each in a transaction of its own or none, as it says. `connection` is in none."""
         with self._environment(connection) as environment, environment.begin_transaction():
             environment.run_migrations()
+        connection.commit()  # what followed a revision's own commit()
 
     @contextmanager
     def _environment(self, connection: Connection) -> Iterator[EnvironmentContext]:
