@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from psycopg import sql
+from sqlalchemy import event
 
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
     NameReservedError,
     TenancyError,
     TenantExistsError,
+    UnknownTenantError,
 )
 from tests.fleet import Service
 from tests.ground_truth import (
@@ -139,3 +141,16 @@ def test_a_storm_of_verbs_leaves_server_and_catalog_in_step(service: Service, ma
     assert tenant_roles(service) == tenant_schemas(service) == names
     for tenant in manager.list():
         assert may_take(service, tenant.placement.role_name) == (tenant.state in {"active", "read_only"}), tenant
+
+
+def test_one_that_is_deleted_while_it_is_looked_up_is_unknown(fleet: Service, manager: TenantManager) -> None:
+    """A look-up by name is two queries; another process may finish its deletion in between."""
+
+    def delete_it(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM mt_paas.tenant_name" in statement and "FROM mt_paas.tenant t" not in statement:
+            with fleet.superuser() as su:
+                su.execute("DELETE FROM mt_paas.tenant WHERE tenant_id = 'hallym'")
+
+    event.listen(manager._admin._engine, "after_cursor_execute", delete_it)
+    with pytest.raises(UnknownTenantError):
+        manager.get("hallym")

@@ -101,9 +101,11 @@ def get(connection: Connection, name: TenantName, *, lock: bool = False) -> Tena
     generation = connection.execute(
         query(_FILE, "lock_tenant" if lock else "find_tenant"), {"name": name}
     ).scalar_one_or_none()
-    if generation is None:
+    # Unless its row is locked, it may be deleted between the two queries.
+    tenant = by_generation(connection, generation) if generation is not None else None
+    if tenant is None:
         raise UnknownTenantError(name)
-    return _page(connection, generation=generation)[0]
+    return tenant
 
 
 def by_generation(connection: Connection, generation: int) -> Tenant | None:
