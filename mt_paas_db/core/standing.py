@@ -94,9 +94,10 @@ def _give_writes_back(step: AdminTransaction, tenant: Tenant) -> None:
         return
     placement = tenant.placement
     by_oid = {row.oid: row.relname for row in step.rows("relations", schema=placement.schema_name)}
-    by_name = {name: oid for oid, name in by_oid.items()}
+    # After a restore from a dump every OID is another, and the names are the same.
+    restored = not any(entry["oid"] in by_oid for entry in kept)
+    by_name = {name: oid for oid, name in by_oid.items()} if restored else {}
     for entry in kept:
-        # After a restore from a dump the OID is another, the name the same.
         oid = entry["oid"] if entry["oid"] in by_oid else by_name.get(entry["table"])
         if oid is None:
             continue
