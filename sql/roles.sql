@@ -226,9 +226,6 @@ SET LOCAL search_path = {path};
 -- name: seed_tenant
 SELECT pg_catalog.set_config('mt_paas.tenant', :tenant_id, true);
 
--- name: transaction_id
-SELECT pg_catalog.pg_current_xact_id()::text;
-
 -- name: act_as
 SET LOCAL ROLE {role};
 

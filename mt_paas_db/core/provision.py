@@ -36,7 +36,8 @@ from mt_paas_db.core.removal import empty_schema
 from mt_paas_db.core.seed import Seed, plant
 from mt_paas_db.core.standing import enter
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
-from mt_paas_db.migrate.scripts import ONE_AT_A_TIME, LeavesTransactionError
+from mt_paas_db.migrate.one_transaction import LeavesTransactionError
+from mt_paas_db.migrate.scripts import ONE_AT_A_TIME
 
 _NAME_ATTEMPTS = 5
 

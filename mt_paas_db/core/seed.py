@@ -20,6 +20,7 @@ from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import Installation, Tenant
 from mt_paas_db.core.admin import AdminTransaction
 from mt_paas_db.errors import ConfigurationError, ProvisioningError
+from mt_paas_db.migrate.one_transaction import LeavesTransactionError, kept_open
 
 Seed = Callable[[Session, Tenant], object] | Path
 """Called with a session of the new tenant and the tenant; or a file of SQL statements."""
@@ -54,20 +55,19 @@ def load_seed(seed: Any) -> Seed:
 def plant(step: AdminTransaction, tenant: Tenant, installation: Installation, seed: Seed) -> None:
     """Run `seed` as the tenant's role, in the step's transaction. Acts as the owner before and after.
 
-    Raises `ProvisioningError` where the seed raised or ended the transaction itself.
+    Raises `ProvisioningError` where the seed raised, or would have ended the transaction.
     """
-    began = step.ask("transaction_id")
     with _as_tenant(step, tenant, installation):
         try:
-            _run(step, tenant, seed)
+            with kept_open(step.connection):
+                _run(step, tenant, seed)
+        except LeavesTransactionError as error:
+            raise ProvisioningError(
+                tenant.tenant_id, "the seed would end the transaction; leave COMMIT and ROLLBACK out of it"
+            ) from error
         except Exception as error:  # the service's own code
             what = (str(getattr(error, "orig", error)).strip().splitlines() or [""])[0]
             raise ProvisioningError(tenant.tenant_id, f"the seed failed: {type(error).__name__}: {what}") from error
-        if step.ask("transaction_id") != began:
-            raise ProvisioningError(
-                tenant.tenant_id,
-                "the seed ended the transaction; leave COMMIT and ROLLBACK out of it, then create the tenant again",
-            )
 
 
 def _run(step: AdminTransaction, tenant: Tenant, seed: Seed) -> None:

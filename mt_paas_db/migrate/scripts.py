@@ -6,7 +6,6 @@ what counts, and they run on the connection that is handed over.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +14,13 @@ from typing import Any
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from mt_paas_db.errors import ConfigurationError
+from mt_paas_db.migrate.one_transaction import kept_open, refuse_to_leave
 
 ONE_AT_A_TIME = threading.RLock()
 """Alembic keeps its context in module globals, so one thread of a process migrates at a time."""
-
-
-_ENDS_TRANSACTION = re.compile(
-    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|ROLLBACK|ABORT)\b|^\s*END\b", re.IGNORECASE | re.DOTALL
-)
-"""SQL text that may end a transaction. One too many costs a creation in steps, and nothing else."""
-
-
-class LeavesTransactionError(Exception):
-    """A revision has an ``autocommit_block()`` or a COMMIT: the history cannot run in one transaction."""
 
 
 class Scripts:
@@ -59,8 +49,8 @@ class Scripts:
         Raises `LeavesTransactionError` before the first thing that would end the transaction, and whatever a
         revision raises; the caller rolls back.
         """
-        with self._environment(connection) as environment, _kept_open(connection):
-            environment.get_context().autocommit_block = _refuse  # type: ignore[method-assign]
+        with self._environment(connection) as environment, kept_open(connection):
+            environment.get_context().autocommit_block = refuse_to_leave  # type: ignore[method-assign]
             environment.run_migrations()
 
     def upgrade_in_steps(self, connection: Connection) -> None:
@@ -80,25 +70,3 @@ class Scripts:
         ):
             environment.configure(connection=connection, transaction_per_migration=not connection.in_transaction())
             yield environment
-
-
-def _refuse(*_: Any) -> Any:
-    raise LeavesTransactionError
-
-
-@contextmanager
-def _kept_open(connection: Connection) -> Iterator[None]:
-    """Refuse what would end the transaction: behind it, the admin would act as itself, in any schema."""
-
-    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _ENDS_TRANSACTION.search(statement):
-            raise LeavesTransactionError
-
-    listeners = {"before_cursor_execute": look, "commit": _refuse, "rollback": _refuse}
-    for name, listener in listeners.items():
-        event.listen(connection, name, listener)
-    try:
-        yield
-    finally:
-        for name, listener in listeners.items():
-            event.remove(connection, name, listener)
