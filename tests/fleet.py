@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.settings import Settings, load_settings
 from mt_paas_db.core import ClusterSettings, TenantManager
+from mt_paas_db.errors import ServerUnavailableError
 from tests.models import Base
 from tests.servers import PgBouncer, PostgresServer
 
 T = TypeVar("T")
 
 PASSWORD = "not-a-secret"
+
+CONNECTION_LOST: tuple[type[Exception], ...] = (DBAPIError, ServerUnavailableError)
+"""What one attempt may cost after a backend was killed."""
+
+with suppress(ImportError):
+    from asyncpg import InternalClientError
+
+    # asyncpg's answer between the server's last words and the end of the connection; SQLAlchemy passes it on as it is.
+    CONNECTION_LOST += (InternalClientError,)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from mt_paas_db.errors import (
     UnknownTenantError,
 )
 from tests.conftest import bouncer_for
-from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
+from tests.fleet import CONNECTION_LOST, PASSWORD, ROUTES, Route, Runner, Service
 from tests.models import Note
 from tests.servers import PostgresServer
 
@@ -70,7 +70,7 @@ def eventually(work: Any, attempts: int = 10) -> Any:
     for remaining in reversed(range(attempts)):
         try:
             return work()
-        except (DBAPIError, ServerUnavailableError):
+        except CONNECTION_LOST:
             if not remaining:
                 raise
     raise AssertionError

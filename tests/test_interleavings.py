@@ -18,11 +18,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.core import TenantManager
-from mt_paas_db.errors import ContextError, ServerUnavailableError
+from mt_paas_db.errors import ContextError
 from mt_paas_db.session import pin as pin_module
 from mt_paas_db.session.dialects import pinning
 from tests.conftest import bouncer_for
-from tests.fleet import ROUTES, Route, Service
+from tests.fleet import CONNECTION_LOST, ROUTES, Route, Service
 from tests.servers import PostgresServer
 
 TENANTS = ("hallym", "korea", "snu")
@@ -89,7 +89,7 @@ class World:
 
     async def read(self, tenant: str) -> set[str]:
         for _ in range(12):  # connections killed while at rest are noticed at their next use
-            with suppress(DBAPIError, ServerUnavailableError):
+            with suppress(*CONNECTION_LOST):
                 async with self.manager.get_session(tenant) as session:
                     return set((await session.execute(text("SELECT body FROM note"))).scalars())
         raise AssertionError("the server does not answer")
@@ -97,7 +97,7 @@ class World:
     async def tenant(self, tenant: str, steps: list[str]) -> None:
         while steps:
             async with AsyncExitStack() as stack:
-                stack.enter_context(suppress(DBAPIError, ContextError, LookupError, ServerUnavailableError))
+                stack.enter_context(suppress(*CONNECTION_LOST, ContextError, LookupError))
                 await self.session(tenant, steps)
 
     async def session(self, tenant: str, steps: list[str]) -> None:
