@@ -158,7 +158,8 @@ SELECT attname
 -- Statements that drop some of a schema's objects, and how many objects there are. First goes what nothing leans
 -- on: a view, a partition before its table, a table before the one that its foreign key points to. So little goes
 -- by CASCADE, each time. What belongs to another object (an identity's sequence, a range's functions) goes with
--- it, an extension whole, and an aggregate, a collation and the like with the schema.
+-- it, an extension whole, and an aggregate, a collation and the like with the schema. What another session drops
+-- meanwhile has no identity any more, and needs no statement.
 WITH own AS (
     SELECT d.classid, d.objid, c.relkind
       FROM pg_catalog.pg_depend d
@@ -192,8 +193,10 @@ WITH own AS (
      ORDER BY place
      LIMIT :batch
 )
-SELECT format('DROP %s IF EXISTS %s CASCADE',
-              upper(CASE i.type WHEN 'composite type' THEN 'type' ELSE i.type END), i.identity) AS statement, r.remaining
+SELECT CASE WHEN i.identity IS NOT NULL
+            THEN format('DROP %s IF EXISTS %s CASCADE',
+                        upper(CASE i.type WHEN 'composite type' THEN 'type' ELSE i.type END), i.identity)
+        END AS statement, r.remaining
   FROM ranked r
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(r.classid, r.objid, 0) i
  ORDER BY r.place;

@@ -296,6 +296,21 @@ def test_two_deletions_at_once(service: Service) -> None:
     grown.assert_gone()
 
 
+def test_what_another_deletion_drops_meanwhile_needs_no_statement(service: Service) -> None:
+    """One sees the table still, by its snapshot; the server's caches know already that it is gone."""
+    grown = Grown(service)
+    grown.grow("CREATE TABLE goes (a int)", "CREATE TABLE stays (a int)")
+    values = {"schema": grown.schema, "batch": 50}
+    with service.superuser() as other, grown.manager._admin.transaction() as step, step.as_owner():
+        step.connection.exec_driver_sql("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        other.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(grown.schema, "goes")))
+        statements = [row.statement for row in step.rows("drop_some", **values)]
+    assert None in statements
+    assert [s for s in statements if s and "goes" in s] == []
+    assert [s for s in statements if s and "RELATION" in s] == []
+    assert any(s and "stays" in s for s in statements)
+
+
 # -- nothing is left
 
 

@@ -83,8 +83,7 @@ def empty_schema(admin: Admin, schema: str, progress: Listener = unheard) -> Non
             total = total or left
             done = max(done, total - left)
             progress(Progress("objects dropped", done, total))
-            if found:
-                statements = ";".join(row.statement for row in found)
+            if statements := ";".join(row.statement for row in found if row.statement):
                 step.connection.exec_driver_sql(statements, execution_options={"no_parameters": True})
         return bool(found)
 
