@@ -5,13 +5,15 @@
     TenancyError
     ├── ConfigurationError              settings, DSNs or calls that cannot work; nothing was sent
     │   ├── AutocommitError             a tenant session outside a transaction was asked for
-    │   └── MissingExtraError           an optional package is not installed
+    │   ├── MissingExtraError           an optional package is not installed
+    │   └── RevisionError               a revision that is not there, or cannot be reached from where a tenant stands
     ├── InvalidIdentifierError          (also a ValueError) an id, alias or installation name is malformed
     ├── ServerError            .cluster
     │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
     │   ├── MissingRightsError          the admin's role may not do what the step needs
     │   ├── PoolerModeError             the pooler behind the app DSN breaks transactions or statements
     │   ├── LockedError                 another transaction holds what the step needs; nothing was changed
+    │   ├── PooledConnectionError       the direct DSN leads through a pooler
     │   ├── CatalogMissingError         the database has no control schema: run ``init``
     │   ├── CatalogVersionError         .found .expected: code and catalog are too far apart
     │   └── InstallationTakenError      the installation's name is used by another database
@@ -22,12 +24,15 @@
     │   ├── UnknownAliasError  .alias   the tenant has no such alias
     │   ├── TenantUnavailableError .state .reason
     │   │   ├── TenantSuspendedError
-    │   │   └── TenantNotReadyError     provisioning, maintenance, archived or deleting
+    │   │   ├── TenantNotReadyError     provisioning, maintenance, archived or deleting
+    │   │   └── TenantBehindError .required .heads: a revision that the code requires was not applied to it
     │   ├── IllegalTransitionError .state .action
     │   ├── ConfirmationError           the id was not typed again for a destructive step
     │   ├── ProvisioningError           the models' DDL, a revision or the seed failed; there is no such tenant
     │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
     │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
+    ├── MigrationRefusedError .hazards  the plan would destroy data, or do to shared tables what is for tenants
+    ├── UnknownRunError        .run_id
     └── ContextError                    code and tenant disagree; the statement was not sent
         ├── NoTenantError               no tenant is in force
         ├── TenantMismatchError .expected .found
@@ -79,6 +84,10 @@ class MissingExtraError(ConfigurationError):
         self.extra = extra
 
 
+class RevisionError(ConfigurationError):
+    """A revision that is not in the history, or that cannot be reached; nothing was sent."""
+
+
 class InvalidIdentifierError(TenancyError, ValueError):
     """A tenant id, alias or installation name is malformed. ``value`` is what was given."""
 
@@ -111,6 +120,17 @@ class PoolerModeError(ServerError):
 
 class LockedError(ServerError):
     """Another transaction held a lock that the step needs for too long; nothing was changed."""
+
+
+class PooledConnectionError(ServerError):
+    """What must be a connection to the server itself leads through a pooler."""
+
+    def __init__(self, cluster: str) -> None:
+        super().__init__(
+            cluster,
+            "the DSN for migrations leads through a pooler, where locks and settings of a connection do not hold; "
+            f"set MT_PAAS_DB_CLUSTERS__{cluster.upper()}__DIRECT_DSN to the server itself",
+        )
 
 
 class CatalogMissingError(ServerError):
@@ -212,6 +232,34 @@ class TenantNotReadyError(TenantUnavailableError):
     """The tenant is provisioning, in maintenance, archived or being deleted."""
 
 
+class TenantBehindError(TenantUnavailableError):
+    """The tenant takes sessions, but not of code that requires what was not applied to it yet; nothing was sent.
+
+    ``required`` holds the required revisions, ``heads`` where the catalog says that the tenant stands: None where
+    it does not know. It is served as soon as it has been migrated.
+    """
+
+    def __init__(
+        self, tenant_id: str, *, required: tuple[str, ...], heads: tuple[str, ...] | None, state: str = "active"
+    ) -> None:
+        asked = f"{'revisions' if len(required) > 1 else 'revision'} {', '.join(required)}"
+        if heads is None:
+            message = (
+                f"this code requires {asked}, and the catalog does not know the tenant's revision; "
+                "`mt-paas-db migrate status` says where it stands and what to do"
+            )
+        else:
+            message = (
+                f"is behind: this code requires {asked}, and the tenant is at {', '.join(heads) or 'base'}; "
+                "`mt-paas-db migrate upgrade` brings it there, `mt-paas-db migrate status` shows who else is behind"
+            )
+        TenantError.__init__(self, tenant_id, message)
+        self.state = state
+        self.reason = None
+        self.required = required
+        self.heads = heads
+
+
 class IllegalTransitionError(TenantError):
     """The lifecycle has no such step from the tenant's present state; nothing was changed."""
 
@@ -256,6 +304,24 @@ class PlacementChangedError(TenantError):
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(tenant_id, "was moved, or deleted and created anew, meanwhile; open a new session")
+
+
+class MigrationRefusedError(TenancyError):
+    """A plan that is not carried out. ``hazards`` are the reasons, a line each."""
+
+    def __init__(self, what: str, hazards: list[str]) -> None:
+        lines = "".join(f"\n  {hazard}" for hazard in hazards)
+        super().__init__(f"nothing was migrated: {what}{lines}")
+        self.hazards = hazards
+
+
+class UnknownRunError(TenancyError):
+    """There is no such run of the fleet, or none at all where ``run_id`` is None."""
+
+    def __init__(self, run_id: int | None, detail: str = "`mt-paas-db migrate runs` lists them") -> None:
+        what = "no run" if run_id is None else f"no run {run_id}"
+        super().__init__(f"there is {what}; {detail}")
+        self.run_id = run_id
 
 
 class ContextError(TenancyError):

@@ -1,4 +1,5 @@
--- What `doctor` asks a server. Read only; :login is the login role, :owner the owner role, :group the tenants' group.
+-- What `doctor` asks a server. Read only; :login is the login role, :owner the owner role, :group the tenants' group,
+-- :reference the role and schema that tenants are compared with.
 -- Rights are read from the access lists where it matters who was granted what, and asked of the server
 -- where it matters what a role may do in the end.
 
@@ -86,19 +87,20 @@ SELECT r.rolname,
                           CASE WHEN r.rolreplication THEN 'REPLICATION' END], NULL) AS words
   FROM pg_catalog.pg_roles r
   LEFT JOIN mt_paas.tenant t ON t.role_name = r.rolname
- WHERE (t.generation IS NOT NULL OR r.rolname IN (:owner, :group))
+ WHERE (t.generation IS NOT NULL OR r.rolname IN (:owner, :group, :reference))
    AND (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls OR r.rolreplication)
  ORDER BY r.rolname
  LIMIT 100;
 
 -- name: role_memberships_16
--- What tenants' roles and their group are members of, but for a tenant's plain membership of the group.
+-- What tenants' roles, the reference's and the group are members of, but for a plain membership of the group.
 SELECT l.rolname AS member, r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member
   LEFT JOIN mt_paas.tenant t ON t.role_name = l.rolname
- WHERE (t.generation IS NOT NULL AND (r.rolname <> :group OR m.admin_option)) OR l.rolname = :group
+ WHERE ((t.generation IS NOT NULL OR l.rolname = :reference) AND (r.rolname <> :group OR m.admin_option))
+    OR l.rolname = :group
  ORDER BY l.rolname, r.rolname, grantor
  LIMIT 100;
 
@@ -108,7 +110,8 @@ SELECT l.rolname AS member, r.rolname AS role, NULL AS grantor
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member
   LEFT JOIN mt_paas.tenant t ON t.role_name = l.rolname
- WHERE (t.generation IS NOT NULL AND (r.rolname <> :group OR m.admin_option)) OR l.rolname = :group
+ WHERE ((t.generation IS NOT NULL OR l.rolname = :reference) AND (r.rolname <> :group OR m.admin_option))
+    OR l.rolname = :group
  ORDER BY l.rolname, r.rolname
  LIMIT 100;
 
@@ -171,6 +174,21 @@ SELECT n.nspname, k.kind, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%I', 
  GROUP BY n.nspname, k.kind, a.grantee, r.rolname
  ORDER BY n.nspname, k.kind, r.rolname
  LIMIT 100;
+
+-- name: reference_against_server
+SELECT v.version_num::int AS catalog_version,
+       r.oid IS NOT NULL AS has_role,
+       n.oid IS NOT NULL AS has_schema,
+       pg_catalog.pg_get_userbyid(n.nspowner) AS schema_owner,
+       coalesce(pg_catalog.pg_has_role(l.oid, r.oid, 'MEMBER') AND NOT l.rolsuper, false) AS may_take,
+       ARRAY(SELECT pg_catalog.pg_get_userbyid(m.grantor)::text
+               FROM pg_catalog.pg_auth_members m
+              WHERE m.roleid = r.oid AND m.member = l.oid
+              ORDER BY 1) AS grantors
+  FROM mt_paas.alembic_version v
+  LEFT JOIN pg_catalog.pg_roles r ON r.rolname = :reference
+  LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = :reference
+  LEFT JOIN pg_catalog.pg_roles l ON l.rolname = :login;
 
 -- name: tenants_against_server
 -- Each tenant of the catalog beside what the server has for it.

@@ -1,9 +1,16 @@
 -- Reads and writes of the tenant catalog. Values are bound; every object is schema-qualified.
 
 -- name: resolve
-SELECT tenant_id, generation, state, state_reason, cluster, credentials, cell, login_role,
-       schema_name, role_name, shared_schemas, cache_bound_s, catalog_version
-  FROM mt_paas.resolve(:name);
+-- A catalog of version 1 does not answer heads and applied. The columns are the same in any version: a driver
+-- may have prepared this on a connection that is open while the catalog is upgraded.
+SELECT r.tenant_id, r.generation, r.state, r.state_reason, r.cluster, r.credentials, r.cell, r.login_role,
+       r.schema_name, r.role_name, r.shared_schemas, r.cache_bound_s, r.catalog_version,
+       CASE WHEN jsonb_typeof(a.answer -> 'heads') = 'array'
+            THEN ARRAY(SELECT jsonb_array_elements_text(a.answer -> 'heads')) END AS heads,
+       CASE WHEN jsonb_typeof(a.answer -> 'applied') = 'array'
+            THEN ARRAY(SELECT jsonb_array_elements_text(a.answer -> 'applied')) END AS applied
+  FROM mt_paas.resolve(:name) r
+ CROSS JOIN LATERAL to_jsonb(r) AS a(answer);
 
 -- name: installation
 SELECT i.name, v.version_num::int AS catalog_version, i.opaque_names, i.shared_schemas, i.cache_bound_s
@@ -169,3 +176,19 @@ SELECT event_id, at, actor, action, tenant_id, generation, outcome, detail
     OR generation = (SELECT n.generation FROM mt_paas.tenant_name n WHERE n.name = :name AND n.released_at IS NULL)
  ORDER BY event_id DESC
  LIMIT :page_size;
+
+-- name: record_revisions
+-- The closure is written where it is new or another. Without the look first, everyone who records the same heads
+-- would wait for the row until the one before has committed.
+WITH closure AS (
+    INSERT INTO mt_paas.revision_set (heads, applied)
+    SELECT CAST(:heads AS text[]), CAST(:applied AS text[])
+     WHERE NOT EXISTS (SELECT FROM mt_paas.revision_set
+                        WHERE heads = CAST(:heads AS text[]) AND applied = CAST(:applied AS text[]))
+        ON CONFLICT (heads) DO UPDATE SET applied = excluded.applied
+)
+INSERT INTO mt_paas.tenant_revision (generation, heads)
+VALUES (:generation, CAST(:heads AS text[]))
+    ON CONFLICT (generation) DO UPDATE
+   SET heads = excluded.heads,
+       recorded_at = now();

@@ -53,7 +53,11 @@ _PARTS = {
 
 def fingerprint(service: Service, tenant: Tenant) -> dict[str, list[str]]:
     """Return the tenant's parts as texts in which its own name is left out, so that equal tenants compare equal."""
-    name = tenant.placement.schema_name
+    return traces(service, tenant.placement.schema_name)
+
+
+def traces(service: Service, name: str) -> dict[str, list[str]]:
+    """Return all that the schema and the role called `name` leave on the server, without that name."""
     with service.superuser() as connection:
         parts: dict[str, Any] = {
             part: connection.execute(text.encode(), {"name": name}).fetchall() for part, text in _PARTS.items()
@@ -73,11 +77,12 @@ def strays(service: Service) -> set[str]:
 
 
 def _strays(connection: psycopg.Connection[Any], installation: str) -> set[str]:
-    own = {f"{installation}_{part}" for part in ("owner", "tenant", "app")}
+    own = {f"{installation}_{part}" for part in ("owner", "tenant", "app", "reference")}
     found = connection.execute(
         "SELECT 'role ' || rolname FROM pg_roles WHERE starts_with(rolname, %(prefix)s) AND NOT rolcanlogin"
         " AND rolname <> ALL(%(own)s)"
-        " UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE starts_with(nspname, %(prefix)s)",
+        " UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE starts_with(nspname, %(prefix)s)"
+        " AND nspname <> ALL(%(own)s)",
         {"prefix": f"{installation}_", "own": list(own)},
     ).fetchall()
     known = connection.execute(

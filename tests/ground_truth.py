@@ -80,7 +80,8 @@ def rows(service: Service, query: str, *values: Any) -> list[Any]:
 def tenant_roles(service: Service) -> list[str]:
     found = rows(
         service,
-        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) AND rolname !~ '_(app|owner|tenant)$' ORDER BY 1",
+        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
+        " AND rolname !~ '_(app|owner|tenant|reference)$' ORDER BY 1",
         f"{service.name}_",
     )
     return [row[0] for row in found]
@@ -88,7 +89,9 @@ def tenant_roles(service: Service) -> list[str]:
 
 def tenant_schemas(service: Service) -> list[str]:
     found = rows(
-        service, "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s) ORDER BY 1", f"{service.name}_"
+        service,
+        "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s) AND nspname !~ '_reference$' ORDER BY 1",
+        f"{service.name}_",
     )
     return [row[0] for row in found]
 

@@ -20,7 +20,7 @@ def upgrade():
 
 
 def downgrade():
-    raise NotImplementedError
+{down}
 """
 
 
@@ -36,9 +36,17 @@ class History:
     def location(self) -> str:
         return str(self.folder)
 
-    def add(self, revision: str, body: str, *, after: str | tuple[str, ...] | None = None) -> History:
+    def add(
+        self,
+        revision: str,
+        body: str,
+        *,
+        after: str | tuple[str, ...] | None = None,
+        down: str = "raise NotImplementedError",
+    ) -> History:
         """Write a revision whose ``upgrade`` is `body`; return this history, to add more."""
-        text = _REVISION.format(revision=revision, after=after, body=indent(dedent(body).strip() or "pass", "    "))
+        body, down = (indent(dedent(text).strip() or "pass", "    ") for text in (body, down))
+        text = _REVISION.format(revision=revision, after=after, body=body, down=down)
         (self.folder / "versions" / f"{revision}.py").write_text(text)
         return self
 

@@ -9,52 +9,17 @@ from typing import Any
 import pytest
 from alembic.util.exc import CommandError
 from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.values import CATALOG_VERSION
 from mt_paas_db.core import TenantManager
+from mt_paas_db.core.checks import Severity
 from mt_paas_db.errors import CatalogMissingError, CatalogVersionError
 from mt_paas_db.migrate.catalog import catalog_version, upgrade_catalog
-from tests.fleet import Service
+from tests.fleet import Route, Runner, Service
 from tests.ground_truth import server_state
 from tests.models import Note
-
-# What a next version may do while this one still runs: columns and tables more, and resolve() with a column more.
-_NEXT_VERSION = """
-ALTER TABLE mt_paas.tenant ADD COLUMN note text NOT NULL DEFAULT '';
-ALTER TABLE mt_paas.tenant_name ADD COLUMN note text;
-ALTER TABLE mt_paas.installation ADD COLUMN plan text NOT NULL DEFAULT 'x';
-ALTER TABLE mt_paas.event ADD COLUMN request_id text;
-CREATE TABLE mt_paas.subscription (generation bigint PRIMARY KEY REFERENCES mt_paas.tenant (generation));
-DROP FUNCTION mt_paas.resolve(text);
-CREATE FUNCTION mt_paas.resolve(wanted text)
-    RETURNS TABLE (note text, tenant_id text, generation bigint, state text, state_reason text, cluster text,
-                   credentials text, cell text, login_role text, schema_name text, role_name text,
-                   shared_schemas text[], cache_bound_s integer, catalog_version integer)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT t.note, t.tenant_id, t.generation, t.state, t.state_reason, c.cluster,
-           k.credentials, t.cell, c.login_role, t.schema_name, t.role_name,
-           i.shared_schemas, i.cache_bound_s, v.version_num::int
-      FROM mt_paas.installation i
-     CROSS JOIN mt_paas.alembic_version v
-      LEFT JOIN mt_paas.tenant_name n ON n.name = wanted AND n.released_at IS NULL
-      LEFT JOIN mt_paas.tenant t ON t.generation = n.generation
-      LEFT JOIN mt_paas.cell c ON c.name = t.cell
-      LEFT JOIN mt_paas.cluster k ON k.name = c.cluster
-$$;
-REVOKE ALL ON FUNCTION mt_paas.resolve(text) FROM PUBLIC;
-"""
-
-
-def set_version(service: Service, version: int, *, changes: str = "") -> None:
-    """Make the catalog one of another version."""
-    with service.superuser() as connection:
-        connection.execute(f'SET ROLE "{service.name}_owner"'.encode())
-        if changes:
-            connection.execute(changes.encode())
-            connection.execute(f'GRANT EXECUTE ON FUNCTION mt_paas.resolve(text) TO "{service.login}"'.encode())
-        connection.execute("UPDATE mt_paas.alembic_version SET version_num = %s", (f"{version:04}",))
+from tests.versions import NEXT_VERSION, init_version_1, set_version
 
 
 def _delete(manager: TenantManager) -> None:
@@ -94,25 +59,89 @@ def test_a_database_without_a_catalog_has_no_version(service: Service) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize(
-    ("version", "changes"),
-    [
-        (CATALOG_VERSION - 1, ""),
-        (CATALOG_VERSION, ""),
-        (CATALOG_VERSION + 1, _NEXT_VERSION),
-    ],
-)
-def test_one_version_apart_everything_works(fleet: Service, manager: TenantManager, version: int, changes: str) -> None:
+def before_this(service: Service) -> None:
+    init_version_1(service.manager())
+
+
+def this(service: Service) -> None:
+    service.manager().init()
+
+
+def after_this(service: Service) -> None:
+    service.manager().init()
+    set_version(service, CATALOG_VERSION + 1, changes=NEXT_VERSION)
+
+
+@pytest.mark.parametrize("install", [before_this, this, after_this])
+def test_one_version_apart_everything_works(service: Service, install: Callable[[Service], None]) -> None:
+    install(service)
+    manager = service.manager()
+    for tenant_id in ("hallym", "korea"):
+        manager.create(tenant_id)
     with manager.get_session("hallym") as session:
         session.add(Note(body="before"))
-    set_version(fleet, version, changes=changes)
-    for each in (manager, fleet.manager(), fleet.manager(cache_ttl_s=0)):  # warm, cold, never warm
+    for each in (manager, service.manager(), service.manager(cache_ttl_s=0)):  # warm, cold, never warm
         with each.get_session("hallym") as session:
             assert session.scalars(select(Note.body)).all() == ["before"]
     for verb in _VERBS.values():
         verb(manager)
     assert manager.readiness().ok
     assert manager.doctor().ok
+
+
+def test_a_tenant_made_before_the_next_version_is_served_after_it(fleet: Service, manager: TenantManager) -> None:
+    with manager.get_session("hallym") as session:
+        session.add(Note(body="before"))
+    set_version(fleet, CATALOG_VERSION + 1, changes=NEXT_VERSION)
+    for each in (manager, fleet.manager(), fleet.manager(cache_ttl_s=0)):
+        with each.get_session("hallym") as session:
+            assert session.scalars(select(Note.body)).all() == ["before"]
+
+
+def test_init_upgrades_the_version_before_and_loses_nothing(service: Service) -> None:
+    init_version_1(service.manager())
+    old = service.manager()
+    made = old.create("hallym", aliases=["chat.hallym.ac.kr"])
+    with old.get_session("hallym") as session:
+        session.add(Note(body="before"))
+    (finding,) = [f for result in old.doctor().results if result.id == "roles.reference" for f in result.findings]
+    assert (finding.severity, finding.mend) == (Severity.WARNING, "mt-paas-db init")
+    assert "version 1" in finding.message
+
+    assert service.manager().init().catalog_version == CATALOG_VERSION
+    after = server_state(service)
+    service.manager().init()
+    assert server_state(service) == after
+    assert service.manager().get("chat.hallym.ac.kr") == made
+    with service.manager().get_session("hallym") as session:
+        assert session.scalars(select(Note.body)).all() == ["before"]
+    (reference,) = [r for r in service.manager().doctor().results if r.id == "roles.reference"]
+    assert reference.findings == ()
+
+
+def test_a_process_that_runs_while_the_catalog_is_upgraded_goes_on(
+    request: pytest.FixtureRequest, service: Service, route: Route
+) -> None:
+    """Its driver has prepared the look-up by then, and the server refuses one whose answer has other columns."""
+    init_version_1(service.manager())
+    service.manager().create("hallym")
+    pooler = request.getfixturevalue("pgbouncer") if route.pooled else None
+    runner = Runner(service.manager(pooler=pooler, cache_ttl_s=0, **route.options), route)
+
+    def count(session: Session) -> int:
+        return len(session.scalars(select(Note.body)).all())
+
+    try:
+        for _ in range(8):
+            assert runner.run("hallym", count) == 0
+        service.manager().init()
+        for _ in range(8):
+            assert runner.run("hallym", count) == 0
+        set_version(service, CATALOG_VERSION + 1, changes=NEXT_VERSION)
+        for _ in range(8):
+            assert runner.run("hallym", count) == 0
+    finally:
+        runner.close()
 
 
 def test_two_versions_apart_everything_is_refused_with_both_versions(fleet: Service, manager: TenantManager) -> None:
@@ -151,7 +180,7 @@ def test_an_older_catalog_two_apart_says_to_upgrade_it() -> None:
 
 def test_init_on_a_catalog_of_the_next_version_leaves_it_there(fleet: Service, manager: TenantManager) -> None:
     """In a rolling deploy an old process may run ``init`` after a new one: nothing is undone, and it may go on."""
-    set_version(fleet, CATALOG_VERSION + 1, changes=_NEXT_VERSION)
+    set_version(fleet, CATALOG_VERSION + 1, changes=NEXT_VERSION)
     before = server_state(fleet)
     assert manager.init().catalog_version == CATALOG_VERSION + 1
     assert server_state(fleet) == before
@@ -191,8 +220,8 @@ def test_a_catalog_that_is_gone_or_half_gone_is_missing(fleet: Service, manager:
         assert any("mt-paas-db init" in finding.message for finding in report.findings())
 
 
-def test_the_first_version_is_not_undone(service: Service, manager: TenantManager) -> None:
-    """Upgrading to what is there is nothing; there is no way back that would lose every tenant's placement."""
+def test_a_version_is_not_undone(service: Service, manager: TenantManager) -> None:
+    """Upgrading to what is there is nothing; there is no way back that would lose what the catalog knows."""
     engine = create_engine(service.server.dsn(service.database).replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         upgrade_catalog(connection, "0001")

@@ -56,6 +56,7 @@ class Names:
     login: str
     owner: str
     group: str
+    reference: str
     tenant: str
     neighbour: str
     database: str
@@ -68,6 +69,7 @@ def names(fleet: Service, manager: TenantManager) -> Names:
         login=fleet.login,
         owner=f"{fleet.name}_owner",
         group=f"{fleet.name}_tenant",
+        reference=f"{fleet.name}_reference",
         tenant=manager.get("hallym").placement.role_name,
         neighbour=manager.get("korea").placement.role_name,
         database=fleet.database,
@@ -218,6 +220,23 @@ _FAULTS: dict[str, Fault] = {
         "USAGE on sequence",
     ),
     "login may create in the catalog": ("login.rights", 'GRANT CREATE ON SCHEMA mt_paas TO "{login}"', "CREATE on"),
+    "login may take the reference's role": (
+        "roles.reference",
+        'GRANT "{reference}" TO "{login}"',
+        "may take the reference's role",
+    ),
+    "login may take the reference's role by way of a tenant's": (
+        "roles.reference",
+        'GRANT "{reference}" TO "{tenant}"',
+        "through another role",
+    ),
+    "the reference's schema belongs to another": (
+        "roles.reference",
+        'ALTER SCHEMA "{reference}" OWNER TO postgres',
+        "belongs to 'postgres'",
+    ),
+    "the reference's role is a superuser": ("roles.attributes", 'ALTER ROLE "{reference}" SUPERUSER', "has SUPERUSER"),
+    "the reference inherits from a tenant": ("roles.memberships", 'GRANT "{tenant}" TO "{reference}"', "hallym"),
     "a tenant's role is a superuser": ("roles.attributes", 'ALTER ROLE "{tenant}" SUPERUSER', "has SUPERUSER"),
     "the owner's role is a superuser": ("roles.attributes", 'ALTER ROLE "{owner}" SUPERUSER', "has SUPERUSER"),
     "the group's role passes by row policies": (
@@ -382,6 +401,27 @@ def test_what_cannot_be_mended_by_sql_says_what_to_do(fleet: Service, names: Nam
     assert finding.severity is Severity.ERROR
     assert repr(names.tenant) in finding.message
     assert finding.mend == "restore it from a backup"
+
+
+@pytest.mark.parametrize(
+    ("loss", "missing"),
+    [
+        ('DROP SCHEMA "{reference}"', "schema"),
+        ('DROP OWNED BY "{reference}"; DROP ROLE "{reference}"', "role"),
+        ('DROP SCHEMA "{reference}"; DROP OWNED BY "{reference}"; DROP ROLE "{reference}"', "role and schema"),
+    ],
+)
+def test_init_makes_a_lost_reference_again(
+    fleet: Service, names: Names, manager: TenantManager, loss: str, missing: str
+) -> None:
+    before = server_state(fleet)
+    plant(fleet, names, loss)
+    (finding,) = found(manager.doctor())
+    assert f"the reference's {missing} " in finding.message
+    assert (finding.severity, finding.mend) == (Severity.ERROR, "mt-paas-db init")
+    manager.init()
+    assert found(manager.doctor()) == []
+    assert server_state(fleet) == before
 
 
 def test_a_lost_role_can_be_mended_until_the_tenant_is_served_again(

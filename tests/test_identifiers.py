@@ -295,7 +295,7 @@ def assert_names_hold(
 
 def _roles(installation: InstallationName) -> set[SqlName]:
     roles = InstallationRoles(installation)
-    return {roles.owner, roles.group, roles.login}
+    return {roles.owner, roles.group, roles.login, roles.reference}
 
 
 def ours(installation: InstallationName, tenant_id: TenantId, generation: int) -> str:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from mt_paas_db.catalog.values import CATALOG_VERSION
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
     ConfigurationError,
@@ -48,6 +49,7 @@ def test_roles_have_no_powers(service: Service, manager: TenantManager) -> None:
     assert rows == [
         (f"{service.name}_app", True, False, False),
         (f"{service.name}_owner", False, False, False),
+        (f"{service.name}_reference", False, True, False),
         (f"{service.name}_tenant", False, False, False),
     ]
 
@@ -64,7 +66,7 @@ def test_the_owner_owns_everything_of_the_catalog(service: Service, manager: Ten
 
 def test_it_returns_the_installation(service: Service) -> None:
     made = service.manager(shared_schemas=("reference",), opaque_names=True).init()
-    assert (made.name, made.catalog_version, made.opaque_names) == (service.name, 1, True)
+    assert (made.name, made.catalog_version, made.opaque_names) == (service.name, CATALOG_VERSION, True)
     assert made.shared_schemas == ("reference",)
     assert made.cache_bound_s > 0
 
@@ -726,4 +728,4 @@ def test_an_admin_that_owns_the_database_and_may_create_roles_suffices(dba: str,
         left = connection.execute(
             "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) ORDER BY 1", (f"{service.name}_",)
         ).fetchall()
-    assert left == [(f"{service.name}_{kind}",) for kind in ("app", "owner", "tenant")]
+    assert left == [(f"{service.name}_{kind}",) for kind in ("app", "owner", "reference", "tenant")]

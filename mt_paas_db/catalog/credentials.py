@@ -17,7 +17,7 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import ConfigurationError
 
 Purpose = Literal["app", "admin", "direct"]
-"""What a DSN is for: sessions, the lifecycle, or sessions' role past the pooler."""
+"""What a DSN is for: sessions, the lifecycle, or migrations, which need the server itself."""
 
 
 class CredentialProvider(Protocol):

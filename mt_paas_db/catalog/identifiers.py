@@ -36,7 +36,11 @@ MAX_IDENTIFIER_BYTES = 63
 _TENANT_ID = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-))*(?<!-)")
 _ALIAS = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _INSTALLATION = re.compile(r"[a-z](?:[a-z0-9_]*[a-z0-9])?")
+_REVISION = re.compile(r"[A-Za-z0-9_.-]+")
 _SQL_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+# Words that lead to another revision with each release.
+_MOVING = frozenset({"head", "heads", "base", "current"})
 
 # Words that PostgreSQL reads as something else where a role or schema is expected, our own control
 # schema, and the suffixes of the installation's own roles.
@@ -111,6 +115,27 @@ def parse_sql_name(value: object) -> SqlName:
     return SqlName(text)
 
 
+def parse_revisions(value: object) -> tuple[str, ...]:
+    """Return one id of an Alembic revision, or those of a list, tuple or set: each once, sorted.
+
+    Raises `InvalidIdentifierError` for what is none. Allowed: whole ids of letters, digits, ``_``, ``.`` and ``-``,
+    but not ``head`` and other words that mean another revision with each release.
+    """
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple | set | frozenset):
+        raise InvalidIdentifierError("revision id", value, "use a text, or a list of them")
+    for revision in listed:
+        if not isinstance(revision, str):
+            raise InvalidIdentifierError("revision id", revision, "it is no text; put it in quotes")
+        if not _REVISION.fullmatch(revision):
+            raise InvalidIdentifierError("revision id", revision, "use letters, digits, '_', '.' and '-'")
+        if revision in _MOVING:
+            raise InvalidIdentifierError(
+                "revision id", revision, "it moves with each release; name the revision by its id"
+            )
+    return tuple(sorted(set(listed)))
+
+
 def parse_display_name(value: object) -> str:
     """Return `value` as a display name, or raise `InvalidIdentifierError`.
 
@@ -181,3 +206,8 @@ class InstallationRoles:
     def login(self) -> SqlName:
         """What the pool connects as; has no rights of its own."""
         return SqlName(f"{self.installation}_app")
+
+    @property
+    def reference(self) -> SqlName:
+        """A role and schema as a tenant's, that migrations come to and tenants are compared with; never sold."""
+        return SqlName(f"{self.installation}_reference")

@@ -7,7 +7,7 @@ All but `resolve` needs the owner role.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -29,6 +29,7 @@ from mt_paas_db.errors import CatalogMissingError, CatalogVersionError, NameRese
 
 _FILE = "registry"
 _PAGE = 500
+_WITH_REVISIONS = 2  # the first version of the catalog that knows where tenants stand in their history
 
 # No schema, no function, no table; or no right to use them.
 _ABSENT = {
@@ -205,6 +206,28 @@ def insert_tenant(
             "schema_name": sql_name,
             "role_name": sql_name,
         },
+    )
+
+
+def record_revisions(
+    connection: Connection, generation: int, heads: Sequence[str], applied: Sequence[str], *, catalog_version: int
+) -> None:
+    """Record where a tenant stands in the service's Alembic history, in the caller's transaction. One query.
+
+    `applied` is all that was applied to reach `heads`, the heads included. Call it last: a closure that nobody has
+    recorded yet makes others who record it wait until this transaction has ended. A catalog of version 1 has no
+    place for it: then nothing is sent.
+
+    Raises SQLAlchemy's `IntegrityError` where the tenant was deleted meanwhile.
+    """
+    if catalog_version < _WITH_REVISIONS:
+        return
+    run(
+        connection,
+        "record_revisions",
+        generation=generation,
+        heads=sorted(heads),
+        applied=sorted(applied),
     )
 
 

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,6 +29,7 @@ from mt_paas_db.catalog.identifiers import (
     InstallationName,
     SqlName,
     parse_installation,
+    parse_revisions,
     parse_sql_name,
 )
 from mt_paas_db.errors import ConfigurationError
@@ -31,6 +41,7 @@ _DAY_S = 86_400.0  # a longer wait is a slip of the pen, and some drivers cannot
 _FORMS = {
     "clusters": "set MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN for a cluster called main, "
     'or a JSON object as in {"main": {"app_dsn": "..."}}',
+    "canary": 'write a JSON list, as in ["hallym"]',
     "shared_schemas": 'write a JSON list, as in ["reference", "types"]',
 }
 """How the settings that are no single value are written."""
@@ -48,7 +59,8 @@ class ClusterSettings(BaseModel):
     Attributes:
         app_dsn: What sessions use, as the login role ``<installation>_app``; may lead through a pooler.
         admin_dsn: What ``init`` and the lifecycle use; direct, as a role that may create roles.
-        direct_dsn: The app DSN past the pooler, where it differs; nothing uses it yet.
+        direct_dsn: What migrations use, past any pooler, as a role that may act as the owner; `admin_dsn` where
+            left out.
         pooler: What stands behind `app_dsn`: ``direct``, ``pgbouncer`` (its version is asked for), or
             ``pgbouncer:1.18``.
     """
@@ -65,6 +77,8 @@ class _Environment(EnvSettingsSource):
     """The environment. What should be JSON and is not stays text, so that it is one fault among the others."""
 
     def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        if field_name == "requires" and not str(value).lstrip().startswith("["):
+            return value  # one revision; some ids, 1975 and 12e4567 say, would be numbers
         try:
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
@@ -82,7 +96,9 @@ class Settings(BaseSettings):
         script_location: Folder, or ``package:folder``, of the service's Alembic revisions: what new tenants get
             instead of the models' DDL.
         seed: ``package.module:function`` or the path of an SQL file: what writes a new tenant's first rows.
+        requires: The revision, or the revisions, that a tenant must have for sessions of this process.
         shared_schemas: Schemas on every tenant's path after its own, for reference tables and types.
+        canary: Tenants that a migration of the fleet tries first.
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
         cache_ttl_s: Seconds a process may remember where a tenant lives; the catalog's bound cuts it.
@@ -104,7 +120,9 @@ class Settings(BaseSettings):
     models: str | None = None
     script_location: str | None = None
     seed: str | None = None
+    requires: Annotated[tuple[str, ...], BeforeValidator(parse_revisions)] = ()
     shared_schemas: tuple[Annotated[SqlName, AfterValidator(parse_sql_name)], ...] = ()
+    canary: tuple[str, ...] = ()
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"
     cache_ttl_s: float = Field(default=30.0, ge=0, le=_DAY_S, allow_inf_nan=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-CATALOG_VERSION = 1
+CATALOG_VERSION = 2
 """The catalog version this code is written for; it works with the one before and the one after."""
 
 
@@ -74,10 +75,18 @@ class Tenant(_Value):
     state_changed_at: datetime
 
 
+@lru_cache(maxsize=1_024)
+def _one_copy(revisions: frozenset[str]) -> frozenset[str]:
+    """Return the set that equals `revisions`: a process may remember thousands of tenants at the same point."""
+    return revisions
+
+
 class Resolution(_Value):
     """What ``mt_paas.resolve(name)`` answers: all that a session needs to know of a tenant.
 
-    `cache_bound_s` is the longest time, in seconds, that a process may keep this answer.
+    `cache_bound_s` is the longest time, in seconds, that a process may keep this answer. `heads` is where the
+    tenant stands in the service's Alembic history, `applied` what has been applied to get there, the heads
+    included; None where the catalog has not recorded it, or is of version 1.
     """
 
     tenant_id: str
@@ -87,6 +96,8 @@ class Resolution(_Value):
     placement: Placement
     shared_schemas: tuple[str, ...]
     cache_bound_s: float
+    heads: tuple[str, ...] | None = None
+    applied: Annotated[frozenset[str], AfterValidator(_one_copy)] | None = None
 
 
 class Event(_Value):

@@ -14,6 +14,7 @@ import mt_paas_db
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.exit_codes import FAILED, OK, USAGE
 from mt_paas_db.cli.failure import complain, print_document, report
+from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
 from mt_paas_db.cli.tenant import tenant_app
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenant_app, name="tenant")
+app.add_typer(migrate_app, name="migrate")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,18 +11,22 @@ USAGE = 2
 """The command, an id or the settings are wrong; nothing was sent, or nothing that could change anything."""
 REFUSED = 3
 """The tenant's state or a safety rule forbids it; nothing was changed."""
+PARTLY = 4
+"""Some tenants were migrated and some were not."""
 INTERRUPTED = 130
 
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     # The most specific class comes first; every class of mt_paas_db.errors has a row.
     (errors.AutocommitError, USAGE),
     (errors.MissingExtraError, USAGE),
+    (errors.RevisionError, USAGE),
     (errors.ConfigurationError, USAGE),
     (errors.InvalidIdentifierError, USAGE),
     (errors.ServerUnavailableError, FAILED),
     (errors.MissingRightsError, FAILED),
     (errors.PoolerModeError, FAILED),
     (errors.LockedError, FAILED),
+    (errors.PooledConnectionError, FAILED),
     (errors.CatalogMissingError, FAILED),
     (errors.CatalogVersionError, FAILED),
     (errors.InstallationTakenError, REFUSED),
@@ -33,6 +37,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.UnknownAliasError, FAILED),
     (errors.TenantSuspendedError, REFUSED),
     (errors.TenantNotReadyError, REFUSED),
+    (errors.TenantBehindError, REFUSED),
     (errors.TenantUnavailableError, REFUSED),
     (errors.IllegalTransitionError, REFUSED),
     (errors.ConfirmationError, REFUSED),
@@ -40,6 +45,8 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.SchemaMissingError, FAILED),
     (errors.PlacementChangedError, FAILED),
     (errors.TenantError, FAILED),
+    (errors.MigrationRefusedError, REFUSED),
+    (errors.UnknownRunError, FAILED),
     (errors.NoTenantError, FAILED),
     (errors.TenantMismatchError, FAILED),
     (errors.ContextLostError, FAILED),

@@ -15,6 +15,7 @@ import mt_paas_db
 
 if TYPE_CHECKING:
     from mt_paas_db import TenantManager
+    from mt_paas_db.migrate.fleet import Fleet
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 ModelsOption = Annotated[
@@ -74,10 +75,7 @@ def opened(
     with redirect_stdout(sys.stderr):
         settings = mt_paas_db.load_settings(**given)
         if needs_models:
-            # The service's code is mostly beside us and not installed; Alembic does the same.
-            here = str(Path.cwd())
-            if here not in sys.path:
-                sys.path.insert(0, here)
+            _look_here()
         else:
             settings = settings.model_copy(update={"models": None})
         manager = mt_paas_db.TenantManager(settings)
@@ -85,3 +83,26 @@ def opened(
             yield manager
         finally:
             manager.close()
+
+
+@contextmanager
+def opened_fleet(scripts: str | None) -> Iterator[Fleet]:
+    """Yield the fleet's migrations, made from ``MT_PAAS_DB_*`` and the revisions at `scripts`, or where else they are.
+
+    What the revisions print when they are read goes to stderr: stdout is the command's. Raises `ConfigurationError`.
+    """
+    from mt_paas_db.catalog.credentials import settings_credentials
+    from mt_paas_db.migrate.fleet import Fleet
+    from mt_paas_db.migrate.project import find_scripts
+
+    with redirect_stdout(sys.stderr):
+        settings = mt_paas_db.load_settings()
+        _look_here()
+        yield Fleet(settings, settings_credentials(settings), find_scripts(settings, scripts))
+
+
+def _look_here() -> None:
+    """Let the service's code be found, which is mostly beside us and not installed; Alembic does the same."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

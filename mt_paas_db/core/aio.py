@@ -7,7 +7,7 @@ worker thread, so that there is one implementation. Sessions need no twin: ``get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
@@ -36,6 +36,7 @@ class AsyncTenantManager:
         statement_timeout_s: float | None = None,
         expire_on_commit: bool = True,
         commit: bool = True,
+        requires: str | Collection[str] | None = None,
     ) -> TenantSessionContext:
         """The same as `TenantManager.get_session`."""
         return self._manager.get_session(
@@ -45,6 +46,7 @@ class AsyncTenantManager:
             statement_timeout_s=statement_timeout_s,
             expire_on_commit=expire_on_commit,
             commit=commit,
+            requires=requires,
         )
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import Any
 
 from mt_paas_db.catalog.credentials import CredentialProvider
@@ -63,6 +64,7 @@ def tenant_session(
     statement_timeout_s: float | None = None,
     expire_on_commit: bool = True,
     commit: bool = True,
+    requires: str | Collection[str] | None = None,
 ) -> TenantSessionContext:
     """Open a tenant's session: ``with`` gives a `Session`, ``async with`` an `AsyncSession`.
 
@@ -75,6 +77,7 @@ def tenant_session(
         statement_timeout_s=statement_timeout_s,
         expire_on_commit=expire_on_commit,
         commit=commit,
+        requires=requires,
     )
 
 

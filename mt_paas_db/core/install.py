@@ -18,6 +18,7 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import CATALOG_VERSION, Installation
 from mt_paas_db.core.admin import ROLE_EXISTS, Admin, AdminTransaction
 from mt_paas_db.core.models import Models
+from mt_paas_db.core.tenant_schema import grant_schema, make_schema
 from mt_paas_db.errors import ConfigurationError, InstallationTakenError
 from mt_paas_db.migrate.catalog import catalog_version, upgrade_catalog
 
@@ -45,6 +46,7 @@ def initialize(
         first = _claim(step, admin.cluster, settings.installation)
         _make_roles(step, app.password, admin.cluster, first=first)
         _close_database(step)
+        _make_reference(step, admin.cluster)
         with step.as_owner() as connection:
             found = catalog_version(connection)
             if found is not None:
@@ -105,13 +107,34 @@ def _make_roles(step: AdminTransaction, password: Any, cluster: str, *, first: b
         step.run("admin_takes_role", role=roles.owner)
 
 
-def _missing(step: AdminTransaction, role: str, cluster: str, *, first: bool) -> bool:
-    """Return whether `role` is still to be made. One that a first `init` finds may be used if it has no powers:
-    a login with its password, say, made by those who manage the server.
+def _make_reference(step: AdminTransaction, cluster: str) -> None:
+    """Make a role and a schema as a tenant has them, which no login may take and no tenant of the catalog has.
+
+    Where only one of them was lost, it is made again and gets its rights back.
+    """
+    roles = step.roles
+    holder = step.ask("schema_owner", schema=roles.reference)
+    if holder not in (None, roles.owner):
+        raise InstallationTakenError(
+            cluster, f"schema {roles.reference!r} exists and belongs to {holder!r}; rename it, then run init again"
+        )
+    if _missing(step, roles.reference, cluster, first=holder is None, expected=f"member of {roles.group}"):
+        step.run("create_tenant_role", role=roles.reference)
+    if not step.ask("may_take", login=roles.reference, role=roles.group):
+        step.run("group_joins", group=roles.group, role=roles.reference)
+    with step.as_owner():
+        settle = make_schema if holder is None else grant_schema
+        settle(step, schema=roles.reference, role=roles.reference)
+
+
+def _missing(step: AdminTransaction, role: str, cluster: str, *, first: bool, expected: str | None = None) -> bool:
+    """Return whether `role` is still to be made. One that a first `init` finds may be used if it has no powers,
+    but for what is `expected`: a login with its password, say, made by those who manage the server.
     """
     powers = step.ask("role_powers", role=role)
     if powers is None:
         return True
+    powers = [power for power in powers if power != expected]
     if powers and first:
         raise InstallationTakenError(
             cluster,
@@ -164,6 +187,10 @@ def _record_installation(step: AdminTransaction, settings: Settings) -> None:
 
 def _share(step: AdminTransaction, schema: str, cluster: str) -> None:
     roles = step.roles
+    if schema == roles.reference:
+        raise ConfigurationError(
+            f"shared schema {schema!r} has the name of the schema that tenants are compared with; choose another name"
+        )
     if registry.is_tenant_schema(step.connection, schema):
         raise ConfigurationError(f"shared schema {schema!r} is a tenant's own; sharing it would open it to all")
     holder = step.ask("schema_owner", schema=schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ class TenantManager:
         statement_timeout_s: float | None = None,
         expire_on_commit: bool = True,
         commit: bool = True,
+        requires: str | Collection[str] | None = None,
     ) -> TenantSessionContext:
         """Return the door to a tenant: ``with`` gives a `Session`, ``async with`` an `AsyncSession`.
 
@@ -104,11 +105,16 @@ class TenantManager:
             statement_timeout_s: Seconds that one statement may run.
             expire_on_commit: As in SQLAlchemy, for the session's own commits; the last one expires nothing.
             commit: False rolls back what was not committed when the block ends.
+            requires: The revision, or the revisions, that must have been applied to the tenant; the setting
+                `requires` where left out, nothing where empty. The ids are whole. Looked at on entering, in what
+                this process remembers of the tenant: no round trip more.
 
         Raises:
             InvalidIdentifierError, ConfigurationError: At once, for bad arguments.
             UnknownTenantError, TenantSuspendedError, TenantNotReadyError: On entering, or (suspended since)
                 at the next transaction.
+            TenantBehindError: On entering: a required revision was not applied to the tenant, or the catalog does
+                not know. Nothing was sent to the tenant's cluster.
             TenantMismatchError: Another tenant is in force in this task.
             SchemaMissingError, PlacementChangedError: At the transaction's first statement.
             ServerUnavailableError, CatalogMissingError, CatalogVersionError: The server or its catalog.
@@ -121,6 +127,7 @@ class TenantManager:
             statement_timeout_s=statement_timeout_s,
             expire_on_commit=expire_on_commit,
             commit=commit,
+            requires=requires,
         )
 
     def close(self) -> None:

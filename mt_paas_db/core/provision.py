@@ -35,6 +35,7 @@ from mt_paas_db.core.install import DEFAULT_CELL
 from mt_paas_db.core.removal import empty_schema
 from mt_paas_db.core.seed import Seed, plant
 from mt_paas_db.core.standing import enter
+from mt_paas_db.core.tenant_schema import make_schema
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
 from mt_paas_db.migrate.one_transaction import LeavesTransactionError
 from mt_paas_db.migrate.scripts import ONE_AT_A_TIME
@@ -165,7 +166,7 @@ class Provisioner:
         empty_schema(self._changes.admin, placement.schema_name)
         with self._changes.as_owner() as step:
             step.run("drop_tenant_schema", schema=placement.schema_name)
-            self._make_schema(step, schema=placement.schema_name, role=placement.role_name)
+            make_schema(step, schema=placement.schema_name, role=placement.role_name)
 
     # -- the steps, all as the owner
 
@@ -189,16 +190,8 @@ class Provisioner:
         registry.claim(connection, order.tenant_id, generation, NameKind.ID)
         for alias in order.aliases:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
-        self._make_schema(step, schema=name, role=name)
+        make_schema(step, schema=name, role=name)
         return registry.get(connection, TenantName(order.tenant_id))
-
-    @staticmethod
-    def _make_schema(step: AdminTransaction, *, schema: str, role: str) -> None:
-        owner = step.roles.owner
-        step.run("create_tenant_schema", schema=schema, owner=owner)
-        step.run("tenant_usage", schema=schema, role=role)
-        for grant in ("tenant_tables", "tenant_sequences", "tenant_functions"):
-            step.run(grant, owner=owner, schema=schema, role=role)
 
     def _make_role(
         self, step: AdminTransaction, installation: Installation, tenant_id: TenantId

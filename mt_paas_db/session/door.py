@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mt_paas_db.catalog.credentials import CredentialProvider
-from mt_paas_db.catalog.identifiers import TenantName, parse_name
+from mt_paas_db.catalog.identifiers import TenantName, parse_name, parse_revisions
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import ConfigurationError, TenantMismatchError
+from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.engines import Engines
 from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
-from mt_paas_db.session.resolver import Resolved, Resolver, check_open
+from mt_paas_db.session.resolver import Resolved, Resolver, check_open, check_window
 
 if TYPE_CHECKING:
     from mt_paas_db.errors import TenantError
@@ -26,11 +27,23 @@ _known_name = lru_cache(maxsize=50_000)(parse_name)
 _known_options = lru_cache(maxsize=256)(PinOptions)
 
 
+def _revisions(requires: str | Collection[str]) -> tuple[str, ...] | None:
+    """Return what a caller requires, None for nothing. Raises `ConfigurationError` for what is no revision id."""
+    try:
+        return parse_revisions(requires) or None
+    except InvalidIdentifierError as error:
+        raise ConfigurationError(f"requires: {error}") from None
+
+
+_known_revision = lru_cache(maxsize=256)(_revisions)
+
+
 class Door:
     """Opens sessions: the resolver's memory and the engines, shared by all sessions of a manager."""
 
     def __init__(self, settings: Settings, credentials: CredentialProvider) -> None:
         self._home = settings.home_cluster
+        self.requires = settings.requires or None
         self.resolver = Resolver(cluster=self._home, ttl_s=settings.cache_ttl_s)
         self.engines = Engines(settings, credentials, refused=self._refused)
 
@@ -45,23 +58,38 @@ class Door:
 
         return explain
 
-    def resolve(self, name: TenantName) -> Resolved:
-        """Return where the tenant lives, remembered or asked. Raises as `Resolver.ask`, and `check_open`."""
-        resolved = self.resolver.remembered(name)
+    def resolve(self, name: TenantName, requires: tuple[str, ...] | None = None) -> Resolved:
+        """Return where the tenant lives, remembered or asked.
+
+        What says that the tenant lacks a revision in `requires` is asked again: it may have been migrated since.
+        Raises as `Resolver.ask`, `check_open` and `check_window`.
+        """
+        resolved = self._remembered(name, requires)
         if resolved is None:
             with self.engines.blocking(self._home, "catalog").connect() as connection:
                 resolved = self.resolver.ask(connection, name)
-        check_open(resolved)
+            _check(resolved, requires)
         return resolved
 
-    async def aresolve(self, name: TenantName) -> Resolved:
+    async def aresolve(self, name: TenantName, requires: tuple[str, ...] | None = None) -> Resolved:
         """Asyncio version of `resolve`."""
-        resolved = self.resolver.remembered(name)
+        resolved = self._remembered(name, requires)
         if resolved is None:
             async with self.engines.asyncio(self._home, "catalog").connect() as connection:
                 resolved = await connection.run_sync(self.resolver.ask, name)
-        check_open(resolved)
+            _check(resolved, requires)
         return resolved
+
+    def _remembered(self, name: TenantName, requires: tuple[str, ...] | None) -> Resolved | None:
+        """Return a remembered answer that opens the door. A closed tenant is never remembered."""
+        resolved = self.resolver.remembered(name)
+        return resolved if resolved is None or requires is None or resolved.has(requires) else None
+
+
+def _check(resolved: Resolved, requires: tuple[str, ...] | None) -> None:
+    check_open(resolved)
+    if requires is not None:
+        check_window(resolved, requires)
 
 
 class TenantSessionContext:
@@ -72,7 +100,7 @@ class TenantSessionContext:
     or where ``commit=False`` was asked for; the session is closed either way, and its objects stay readable.
     """
 
-    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_session")
+    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_requires", "_session")
 
     def __init__(
         self,
@@ -84,19 +112,24 @@ class TenantSessionContext:
         statement_timeout_s: float | None,
         expire_on_commit: bool,
         commit: bool,
+        requires: str | Collection[str] | None = None,
     ) -> None:
         self._door = door
         self._name = _known_name(tenant_id) if type(tenant_id) is str else parse_name(tenant_id)
         self._options = _known_options(
             read_only=read_only, isolation_level=isolation_level, statement_timeout_s=statement_timeout_s
         )
+        if requires is None:
+            self._requires = door.requires
+        else:
+            self._requires = _known_revision(requires) if type(requires) is str else _revisions(requires)
         self._expire_on_commit = expire_on_commit
         self._commit = commit
         self._session: TenantSession | AsyncTenantSession | None = None
 
     def __enter__(self) -> TenantSession:
         self._use_once()
-        resolved = self._door.resolve(self._name)
+        resolved = self._door.resolve(self._name, self._requires)
         engine = self._door.engines.blocking(resolved.resolution.placement.credentials)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
@@ -117,7 +150,7 @@ class TenantSessionContext:
 
     async def __aenter__(self) -> AsyncTenantSession:
         self._use_once()
-        resolved = await self._door.aresolve(self._name)
+        resolved = await self._door.aresolve(self._name, self._requires)
         engine = self._door.engines.asyncio(resolved.resolution.placement.credentials)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from mt_paas_db.catalog.values import Resolution, TenantState
 from mt_paas_db.errors import (
     PlacementChangedError,
     SchemaMissingError,
+    TenantBehindError,
     TenantError,
     TenantNotReadyError,
     TenantSuspendedError,
@@ -42,6 +44,11 @@ class Resolved:
     resolution: Resolution
     expires_at: float
     _bound: dict[tuple[PinOptions, int], tuple[Pin, Any, Any]] = field(default_factory=dict)
+
+    def has(self, revisions: Collection[str]) -> bool:
+        """Return whether all of `revisions` were applied to the tenant; False where the catalog does not know."""
+        applied = self.resolution.applied
+        return not revisions or (applied is not None and applied.issuperset(revisions))
 
     def bind(self, engine: EngineT, options: PinOptions) -> tuple[Pin, EngineT]:
         """Return a pin and `engine` with it: an engine whose every transaction is this tenant's."""
@@ -85,6 +92,8 @@ class Resolver:
         bound_s = min(self._ttl_s, resolution.cache_bound_s)
         resolved = Resolved(name=name, resolution=resolution, expires_at=asked_at + bound_s)
         if not resolution.state.serves:
+            with self._lock:
+                self._known.pop(name, None)
             return resolved
         with self._lock:
             self._known[name] = resolved
@@ -128,3 +137,12 @@ def check_open(resolved: Resolved) -> None:
         TenantSuspendedError if resolution.state is TenantState.SUSPENDED else TenantNotReadyError
     )
     raise error(resolved.name, state=resolution.state, reason=resolution.state_reason)
+
+
+def check_window(resolved: Resolved, requires: Collection[str]) -> None:
+    """Raise `TenantBehindError` unless all of the revisions in `requires` were applied to the tenant."""
+    if resolved.has(requires):
+        return
+    resolution = resolved.resolution
+    heads = resolution.heads if resolution.applied is not None else None
+    raise TenantBehindError(resolved.name, required=tuple(requires), heads=heads, state=resolution.state)

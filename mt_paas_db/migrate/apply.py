@@ -1,0 +1,222 @@
+"""One script, carried out on one tenant, on one connection.
+
+A script of one transaction is one message: lock, transaction, unlock. One of several steps holds the lock meanwhile,
+and leaves a mark on the version table between two of them, in the same transactions, so that whoever comes after a
+kill goes on where it was, and applies nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.errors import error_from_result
+
+from mt_paas_db.catalog.queries import queries
+from mt_paas_db.migrate import message
+from mt_paas_db.migrate.message import Label, Patience, Statement, Target
+from mt_paas_db.migrate.script import Heads, Mark, Script, Step
+from mt_paas_db.migrate.statements import concurrent_index, idempotent_outside_transaction
+
+Record = Callable[[Heads], str]
+"""Returns SQL that records a tenant at these heads, in the transaction that brings it there."""
+
+DIVISION_BY_ZERO = "22012"
+
+
+class BusyError(Exception):
+    """Another runner has the tenant."""
+
+
+class MovedError(Exception):
+    """The tenant does not stand where it was thought to."""
+
+
+class StatementError(Exception):
+    """A statement failed; its transaction was rolled back. `error` is the server's."""
+
+    def __init__(self, label: Label, text: str, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.label = label
+        self.text = text
+        self.error = error
+
+
+class Whereabouts(NamedTuple):
+    """Where a tenant really stands. `heads` is None where there is no version table."""
+
+    heads: Heads | None
+    mark: Mark | None
+    has_schema: bool
+
+
+class Recorded(NamedTuple):
+    """What the record yielded."""
+
+    state: str
+    verified: bool | None
+    seconds: float
+    message: str | None
+
+
+def look(connection: psycopg.Connection[Any], target: Target) -> Whereabouts:
+    """Return where the tenant stands: the truth, not the catalog's copy."""
+    row = connection.execute(message.whereabouts(target).encode()).fetchone()
+    assert row is not None
+    comment, has_table, has_schema = row
+    if not has_table:
+        return Whereabouts(None, None, has_schema)
+    heads = tuple(head for (head,) in connection.execute(message.heads(target).encode()))
+    return Whereabouts(heads, Mark.parse(comment), has_schema)
+
+
+class Application:
+    """The carrying out of scripts on one connection, which is in autocommit and acts as the owner."""
+
+    def __init__(self, connection: psycopg.Connection[Any], *, owner: str, patience: Patience) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._patience = patience
+
+    def carry_out(
+        self, target: Target, script: Script, *, mark: Mark | None = None, record: Record | None = None
+    ) -> Recorded | None:
+        """Carry out what is left of `script` after `mark`; return what the last step's `record` yielded.
+
+        Raises:
+            BusyError: Another runner has the tenant; nothing was sent but the question.
+            MovedError: The tenant is not at the script's start, or has another mark, or no version table.
+            StatementError: The server refused a statement. What earlier steps committed is marked.
+            psycopg.OperationalError: The connection was lost; whether the last step is done, the tenant knows.
+        """
+        steps = script.steps(mark)
+        if len(steps) == 1:
+            statements = self._transaction(target, steps[0], script.start, mark, record)
+            return self._recorded(self._locked(target, statements))
+        self._send([message.lock(target)])
+        try:
+            return self._in_steps(target, steps, script.start, mark, record)
+        finally:
+            self.release(target)
+
+    def _in_steps(
+        self, target: Target, steps: Sequence[Step], heads: Heads, mark: Mark | None, record: Record | None
+    ) -> Recorded | None:
+        recorded = None
+        for number, step in enumerate(steps):
+            last = number == len(steps) - 1
+            if step.alone:
+                again = mark is not None and mark == step.begun
+                if not again:
+                    self._send(
+                        message.begun(
+                            target, step, owner=self._owner, patience=self._patience, heads=heads, mark=mark
+                        )
+                    )
+                self._alone(target, step, again=again)
+                mark = step.begun
+            else:
+                statements = self._transaction(target, step, heads, mark, record if last else None)
+                recorded = self._recorded(self._send(statements))
+                heads, mark = step.heads, step.mark
+        return recorded
+
+    def _transaction(
+        self, target: Target, step: Step, heads: Heads, mark: Mark | None, record: Record | None
+    ) -> list[Statement]:
+        return message.transaction(
+            target,
+            step,
+            owner=self._owner,
+            patience=self._patience,
+            heads=heads,
+            mark=mark,
+            record=record(step.heads) if record else None,
+        )
+
+    def _alone(self, target: Target, step: Step, *, again: bool) -> None:
+        """Carry out a statement outside a transaction. `again`: it may have been carried out before a kill."""
+        (item,) = step.items
+        try:
+            for statement in message.in_schema(target, self._owner, self._patience, item):
+                self._connection.execute(statement.encode())
+            if again:
+                self._drop_invalid_indexes(target, item.text)
+            self._send([Statement("statement", item.text)])
+        except StatementError as error:
+            if not again or error.error.sqlstate not in idempotent_outside_transaction(item.text):
+                raise
+        finally:
+            if not self._connection.closed:
+                for statement in message.out_of_schema(self._owner):
+                    self._connection.execute(statement.encode())
+
+    def _drop_invalid_indexes(self, target: Target, statement: str) -> None:
+        build = concurrent_index(statement)
+        if build is None:
+            return
+        table = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.table)}"
+        for index in invalid_indexes(self._connection, table, build.name):
+            self._connection.execute(f"DROP INDEX CONCURRENTLY {index}".encode())
+
+    def _locked(self, target: Target, statements: list[Statement]) -> list[pq.abc.PGresult]:
+        try:
+            return self._send([message.lock(target), *statements, message.unlock(target)])
+        except (StatementError, MovedError):
+            self.release(target)
+            raise
+
+    def release(self, target: Target) -> None:
+        """Give back the tenant's lock; a connection that was lost has given it back."""
+        if not self._connection.closed:
+            self._connection.execute(message.unlock(target).text.encode())
+
+    def _send(self, statements: Sequence[Statement]) -> list[pq.abc.PGresult]:
+        """Send one message and return the result of each of its statements."""
+        connection = self._connection
+        connection.pgconn.send_query(message.as_text(statements))
+        try:
+            results: list[pq.abc.PGresult] = connection.wait(generators.execute(connection.pgconn))
+        except BaseException:
+            # Whatever stopped the waiting, the answer is still to come: this connection is of no more use.
+            connection.close()
+            raise
+        if results[-1].status != pq.ExecStatus.FATAL_ERROR:
+            return results
+        error = error_from_result(results[-1], encoding="utf-8")
+        if connection.pgconn.status != pq.ConnStatus.OK or (error.sqlstate or "").startswith(("57P", "08")):
+            connection.close()
+            raise psycopg.OperationalError(str(error)) from error
+        failed = statements[min(len(results), len(statements)) - 1]
+        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
+        if failed.label == "lock" and error.sqlstate == DIVISION_BY_ZERO:
+            raise BusyError
+        if failed.label == "guard" and error.sqlstate in (DIVISION_BY_ZERO, "42P01", "3F000"):
+            raise MovedError
+        raise StatementError(failed.label, failed.text, error)
+
+    @staticmethod
+    def _recorded(results: Sequence[pq.abc.PGresult]) -> Recorded | None:
+        """Return what the record yielded: the only result with rows of four columns named so."""
+        for result in reversed(results):
+            if result.nfields == 4 and result.fname(0) == b"state" and result.fname(1) == b"verified" and result.ntuples:
+                state, verified, seconds, said = (result.get_value(0, n) for n in range(4))
+                return Recorded(
+                    (state or b"").decode(),
+                    None if verified is None else verified == b"t",
+                    float(seconds or 0),
+                    None if said is None else said.decode(),
+                )
+        return None
+
+
+def invalid_indexes(connection: psycopg.Connection[Any], table: str, name: str | None) -> list[str]:
+    """Return the indexes of a table that a CREATE INDEX CONCURRENTLY left half made, as SQL names them."""
+    found = connection.execute(
+        queries("migrate")["invalid_indexes"].replace(":table", "%(table)s").replace(":name", "%(name)s").encode(),
+        {"table": table, "name": name},
+    )
+    return [index for (index,) in found]

@@ -1,0 +1,227 @@
+"""What the catalog knows of the fleet's migrations: where each tenant stands, the runs, and each tenant's outcome.
+
+A run's outcomes are written down before the first tenant is touched, as not attempted. A tenant of the catalog's own
+database records its outcome in the transaction that migrates it; the others right after.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import psycopg
+from psycopg.rows import dict_row
+
+from mt_paas_db.catalog.queries import queries
+from mt_paas_db.migrate import structure
+from mt_paas_db.migrate.message import Target, literal
+from mt_paas_db.migrate.script import Heads
+
+OutcomeState = Literal["not_attempted", "migrated", "unchanged", "failed"]
+RunState = Literal["running", "succeeded", "failed", "stopped", "interrupted", "lost"]
+
+_PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")
+_PREPARED = "mt_paas_db_record"
+
+
+class Position(NamedTuple):
+    """Where the catalog says that a tenant stands. `heads` is None where it does not know."""
+
+    target: Target
+    heads: Heads | None
+
+
+class Outcome(NamedTuple):
+    """What became of one tenant in a run. `seconds` is of its last attempt."""
+
+    state: OutcomeState
+    heads: Heads
+    attempts: int = 1
+    seconds: float | None = None
+    verified: bool | None = None
+    sqlstate: str | None = None
+    statement: str | None = None
+    message: str | None = None
+
+
+class Run(NamedTuple):
+    """A line of the log of runs. `state` is ``lost`` where its runner is gone without a word."""
+
+    run_id: int
+    action: str
+    target: str
+    actor: str
+    options: dict[str, Any]
+    ways: list[dict[str, Any]]
+    resumes: int | None
+    state: RunState
+    message: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    migrated: int
+    unchanged: int
+    failed: int
+    not_attempted: int
+
+
+@cache
+def _sql(name: str) -> str:
+    return _PARAMETER.sub(r"%(\1)s", queries("migrate")[name].replace("%", "%%"))
+
+
+def _run(connection: psycopg.Connection[Any], name: str, **values: Any) -> psycopg.Cursor[Any]:
+    return connection.execute(_sql(name).encode(), values)
+
+
+# -- where tenants stand
+
+
+def positions(connection: psycopg.Connection[Any]) -> Iterator[Position]:
+    """Yield where each tenant stands, in the order of their ids: one query, O(tenants)."""
+    for generation, tenant_id, state, entry, schema, role, heads in _run(connection, "positions"):
+        target = Target(generation, tenant_id, state, entry, schema, role)
+        yield Position(target, tuple(heads) if heads is not None else None)
+
+
+def shared_schemas(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
+    """Return the installation's shared schemas."""
+    row = _run(connection, "shared_schemas").fetchone()
+    return tuple(row[0]) if row else ()
+
+
+def record_set(connection: psycopg.Connection[Any], heads: Heads, applied: Iterable[str]) -> None:
+    """Write down what has been applied where `heads` are reached."""
+    _run(connection, "record_set", heads=list(heads), applied=sorted(applied))
+
+
+def record_heads(connection: psycopg.Connection[Any], generation: int, heads: Heads) -> None:
+    """Copy where a tenant stands. Does nothing for one that is deleted."""
+    _run(connection, "record_heads", generation=generation, heads=list(heads))
+
+
+# -- one run
+
+
+def begin_run(
+    connection: psycopg.Connection[Any],
+    *,
+    action: str,
+    target: str,
+    actor: str | None,
+    options: Mapping[str, Any],
+    ways: Sequence[Mapping[str, Any]],
+    resumes: int | None,
+    outcomes: Iterable[tuple[Target, int, Heads, str]],
+) -> int:
+    """Enter a run with all its tenants (target, wave, heads, way), in one transaction; return its number.
+
+    The connection holds the run from then on: as long as it lives, the run is not lost.
+    """
+    rows = [
+        {"generation": t.generation, "tenant_id": t.tenant_id, "wave": wave, "heads": list(heads), "way": way}
+        for t, wave, heads, way in outcomes
+    ]
+    with connection.transaction():
+        entered = _run(
+            connection,
+            "insert_run",
+            action=action,
+            target=target,
+            actor=actor,
+            options=json.dumps(options),
+            ways=json.dumps(ways),
+            resumes=resumes,
+        ).fetchone()
+        assert entered is not None
+        run_id = int(entered[0])
+        _run(connection, "hold_run", run_id=run_id)
+        _run(connection, "insert_outcomes", run_id=run_id, rows=json.dumps(rows))
+    return run_id
+
+
+def finish_run(connection: psycopg.Connection[Any], run_id: int, state: RunState, message: str | None) -> None:
+    """Write down how a run ended."""
+    _run(connection, "finish_run", run_id=run_id, state=state, message=message)
+
+
+def write_outcome(connection: psycopg.Connection[Any], run_id: int, target: Target, outcome: Outcome) -> None:
+    """Write down what became of a tenant."""
+    values = outcome._asdict() | {"heads": list(outcome.heads)}
+    _run(connection, "outcome", run_id=run_id, generation=target.generation, **values)
+
+
+def counts(connection: psycopg.Connection[Any], run_id: int) -> dict[str, int]:
+    """Return how many outcomes of a run are in each state."""
+    return dict(_run(connection, "counts", run_id=run_id).fetchall())
+
+
+def slowest(connection: psycopg.Connection[Any], run_id: int, number: int = 5) -> list[tuple[str, float]]:
+    """Return the tenants that took longest, and their seconds."""
+    return _run(connection, "slowest", run_id=run_id, page_size=number).fetchall()
+
+
+def runs(connection: psycopg.Connection[Any], *, run_id: int | None = None, limit: int = 20) -> list[Run]:
+    """Return the newest runs first; or the one with this number."""
+    found = connection.cursor(row_factory=dict_row).execute(
+        _sql("runs").encode(), {"run_id": run_id, "page_size": limit}
+    )
+    lines = []
+    for row in found:
+        held = row.pop("held")
+        if row["state"] == "running" and not held:
+            row["state"] = "lost"
+        lines.append(Run(**row))
+    return lines
+
+
+def outcomes(connection: psycopg.Connection[Any], run_id: int, state: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes of a run, as plain values, in the order of its waves."""
+    cursor = connection.cursor(row_factory=dict_row)
+    yield from cursor.execute(_sql("outcomes").encode(), {"run_id": run_id, "state": state})
+
+
+# -- what the tenants' own transactions do
+
+
+def prepare(connection: psycopg.Connection[Any]) -> None:
+    """Prepare on a connection to the catalog's database what `record` calls."""
+    connection.execute(_prepared().encode())
+    connection.execute(b"SET plan_cache_mode = force_generic_plan")
+
+
+def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: str | None) -> str:
+    """Return SQL that records a tenant as migrated, in the transaction that migrates it.
+
+    With an `expected` fingerprint its structure is compared first, and a tenant that differs is recorded as failed.
+    Yields state, verified and seconds.
+    """
+    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, target.role or target.schema, expected or "")
+    return f"EXECUTE {_PREPARED}({', '.join(map(literal, values))})"
+
+
+@cache
+def _prepared() -> str:
+    fingerprint = structure.fingerprint_sql(schema="$5", role="$6")
+    return f"""PREPARE {_PREPARED} (bigint, bigint, text[], int, text, text, text) AS
+WITH found AS MATERIALIZED (
+    SELECT CASE WHEN $7 <> '' THEN ({fingerprint}) END AS fingerprint
+), copied AS (
+    INSERT INTO mt_paas.tenant_revision (generation, heads)
+    SELECT $2, $3 WHERE $2 > 0
+        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
+)
+UPDATE mt_paas.outcome o
+   SET state = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN 'migrated' ELSE 'failed' END,
+       verified = CASE WHEN $7 <> '' THEN f.fingerprint IS NOT DISTINCT FROM $7 END,
+       message = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN NULL
+                      ELSE 'migrated, but its structure is not the reference''s; '
+                           '`mt-paas-db migrate verify ' || o.tenant_id || '` says what differs' END,
+       to_heads = $3, attempts = $4, ended_at = clock_timestamp(), sqlstate = NULL, statement = NULL,
+       seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
+  FROM found f
+ WHERE o.run_id = $1 AND o.generation = $2
+RETURNING o.state, o.verified, o.seconds, o.message"""

@@ -1,0 +1,205 @@
+"""What is sent to migrate one tenant: SQL text with a label on each statement. Pure.
+
+A transaction's statements go in one message of the simple protocol, from the lock to the unlock, so that a tenant costs
+one round trip. The labels tell which statement an error came from. Bookkeeping names the schema; the revisions' own
+statements find it by the path, which has nothing else on it, and so are the same text for all tenants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from mt_paas_db.migrate.script import Heads, Item, Mark, Step
+
+REFERENCE = 0
+SHARED = -1
+
+Label = Literal["lock", "begin", "guard", "statement", "version", "record", "commit", "unlock"]
+
+
+class Statement(NamedTuple):
+    """One statement of a message, and what it is there for."""
+
+    label: Label
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A schema to migrate. `generation` is `REFERENCE` or `SHARED` for those that are no tenant's."""
+
+    generation: int
+    tenant_id: str
+    state: str
+    entry: str
+    schema: str
+    role: str | None
+    version_table: str = "alembic_version"
+
+    @property
+    def versions(self) -> str:
+        """The version table, as SQL names it."""
+        return f"{identifier(self.schema)}.{identifier(self.version_table)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a statement may wait for a lock, and run; seconds. 0 is for ever."""
+
+    lock_timeout_s: float = 2.0
+    statement_timeout_s: float = 0.0
+
+
+def identifier(name: str) -> str:
+    """Return a name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str | int | None | Sequence[str]) -> str:
+    """Return a value as SQL writes it, where backslashes are plain characters."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return f"ARRAY[{', '.join(map(literal, value))}]::text[]"
+
+
+def lock(target: Target) -> Statement:
+    """Take the tenant's lock, or fail with a division by zero. It is the connection's, not a transaction's."""
+    return Statement("lock", f"SELECT 1 / pg_catalog.pg_try_advisory_lock({_key(target)})::int")
+
+
+def unlock(target: Target) -> Statement:
+    """Give it back."""
+    return Statement("unlock", f"SELECT pg_catalog.pg_advisory_unlock({_key(target)})")
+
+
+def _key(target: Target) -> str:
+    return f"pg_catalog.hashtextextended({literal('mt_paas.migrate ' + target.schema)}, 0)"
+
+
+def whereabouts(target: Target) -> str:
+    """Ask for the version table's comment, whether the version table is there, and whether the schema is."""
+    table = f"pg_catalog.to_regclass({literal(target.versions)})"
+    return (
+        f"SELECT pg_catalog.obj_description({table}, 'pg_class'), {table} IS NOT NULL,"
+        f" pg_catalog.to_regnamespace({literal(identifier(target.schema))}) IS NOT NULL"
+    )
+
+
+def heads(target: Target) -> str:
+    """Ask for what is in the version table."""
+    return f"SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE \"C\""
+
+
+def begin(target: Target, owner: str, patience: Patience) -> Iterator[Statement]:
+    """Begin a transaction as the owner, in the tenant's schema."""
+    yield Statement("begin", "BEGIN")
+    yield Statement("begin", f"SET LOCAL ROLE {identifier(owner)}")
+    yield Statement("begin", f"SET LOCAL search_path = {identifier(target.schema)}, pg_temp")
+    yield Statement("begin", f"SET LOCAL lock_timeout = {round(patience.lock_timeout_s * 1000)}")
+    yield Statement("begin", f"SET LOCAL statement_timeout = {round(patience.statement_timeout_s * 1000)}")
+
+
+def guard(target: Target, heads: Heads, mark: Mark | None) -> Iterator[Statement]:
+    """Hold the version table, and fail with a division by zero unless the tenant stands where it is thought to."""
+    if not heads and mark is None:
+        yield Statement("guard", version_table(target))
+        if target.role is not None and target.generation >= 0:
+            yield Statement("guard", f"REVOKE ALL ON TABLE {target.versions} FROM {identifier(target.role)}")
+    yield Statement("guard", f"LOCK TABLE {target.versions} IN SHARE ROW EXCLUSIVE MODE")
+    found = f"ARRAY(SELECT version_num::text FROM {target.versions} ORDER BY version_num COLLATE \"C\")"
+    comment = f"coalesce(pg_catalog.obj_description({literal(target.versions)}::regclass, 'pg_class'), '')"
+    marked = f"{comment} = {literal(str(mark))}" if mark else f"NOT pg_catalog.starts_with({comment}, {literal(Mark.PREFIX)})"
+    yield Statement("guard", f"SELECT 1 / ({found} = {literal(heads)} AND {marked})::int")
+
+
+def version_table(target: Target) -> str:
+    """Make the version table as Alembic makes it, where it is not there."""
+    name = target.version_table
+    return (
+        f"CREATE TABLE IF NOT EXISTS {target.versions} (version_num VARCHAR(32) NOT NULL, "
+        f"CONSTRAINT {identifier(f'{name}_pkc')} PRIMARY KEY (version_num))"
+    )
+
+
+def version(target: Target, old: Heads, new: Heads) -> Iterator[Statement]:
+    """Write where the tenant stands now."""
+    if old == new:
+        return
+    if len(old) == len(new) == 1:
+        yield Statement("version", f"UPDATE {target.versions} SET version_num = {literal(new[0])}")
+        return
+    if old:
+        yield Statement("version", f"DELETE FROM {target.versions}")
+    if new:
+        rows = ", ".join(f"({literal(head)})" for head in new)
+        yield Statement("version", f"INSERT INTO {target.versions} (version_num) VALUES {rows}")
+
+
+def note(target: Target, mark: Mark | None) -> Statement:
+    """Leave a mark on the version table, or take it away."""
+    return Statement("version", f"COMMENT ON TABLE {target.versions} IS {literal(str(mark) if mark else None)}")
+
+
+def transaction(
+    target: Target,
+    step: Step,
+    *,
+    owner: str,
+    patience: Patience,
+    heads: Heads,
+    mark: Mark | None,
+    record: str | None,
+) -> list[Statement]:
+    """Return a transactional step's statements, from BEGIN to COMMIT. `heads` and `mark` are what it must find."""
+    statements = [*begin(target, owner, patience), *guard(target, heads, mark)]
+    statements += [Statement("statement", item.text) for item in step.items]
+    statements += version(target, heads, step.heads)
+    if mark != step.mark:
+        statements.append(note(target, step.mark))
+    if record is not None:
+        # A prepared statement is planned anew where it meets another path than the last time.
+        statements.append(Statement("record", "SET LOCAL search_path = pg_catalog, pg_temp"))
+        statements.append(Statement("record", record))
+    statements.append(Statement("commit", "COMMIT"))
+    return statements
+
+
+def begun(target: Target, step: Step, *, owner: str, patience: Patience, heads: Heads, mark: Mark | None) -> list[Statement]:
+    """Return what marks a step outside a transaction as begun."""
+    return [
+        *begin(target, owner, patience),
+        *guard(target, heads, mark),
+        note(target, step.begun),
+        Statement("commit", "COMMIT"),
+    ]
+
+
+def in_schema(target: Target, owner: str, patience: Patience, item: Item) -> list[str]:
+    """Return what puts a connection into the tenant's schema for a statement outside a transaction.
+
+    CREATE INDEX CONCURRENTLY waits for others without holding them up, and one that gave up would leave an
+    invalid index: it waits as long as it takes.
+    """
+    waits = 0.0 if "CONCURRENTLY" in item.text.upper() else patience.lock_timeout_s
+    return [
+        f"SET ROLE {identifier(owner)}",
+        f"SET search_path = {identifier(target.schema)}, pg_temp",
+        f"SET lock_timeout = {round(waits * 1000)}",
+        f"SET statement_timeout = {round(patience.statement_timeout_s * 1000)}",
+    ]
+
+
+def out_of_schema(owner: str) -> list[str]:
+    """Return what undoes `in_schema`."""
+    return ["RESET search_path", "RESET lock_timeout", "RESET statement_timeout", f"SET ROLE {identifier(owner)}"]
+
+
+def as_text(statements: Sequence[Statement]) -> bytes:
+    """Return a message. The separator is on a line of its own, as a statement may end in a comment."""
+    return "\n;\n".join(statement.text for statement in statements).encode()

@@ -1,0 +1,181 @@
+"""What a stretch of the history does to one tenant, as values. Pure.
+
+A `Script` is one starting point's way to the target: its revisions, each with the statements that it sends. It falls
+into steps: a transaction's statements travel together, and what must run outside a transaction travels alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+from mt_paas_db.migrate.statements import tokens
+
+Heads = tuple[str, ...]
+"""Where a tenant stands: the revisions in its version table, sorted. Empty before the first."""
+
+Action = Literal["upgrade", "downgrade", "stamp"]
+Way = Literal["compiled", "online"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One statement; `alone` is outside a transaction."""
+
+    text: str
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One revision's share. `heads` is where the version table stands after it."""
+
+    revision: str
+    heads: Heads
+    items: tuple[Item, ...] = ()
+    reason: str | None = None
+    """Why this revision cannot be compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How much of a revision is committed while its version is not: left on the version table between two steps.
+
+    `done` counts the revision's statements; None stands for an unknown number, of a revision that ran online.
+    `begun` says that the next one, which runs outside a transaction, may have been carried out.
+    """
+
+    revision: str
+    done: int | None
+    digest: str
+    begun: bool = False
+
+    PREFIX = "mt_paas_db interrupted "
+
+    def __str__(self) -> str:
+        return f"{self.PREFIX}{self.revision} {self.done} {self.digest}{' begun' if self.begun else ''}"
+
+    @classmethod
+    def parse(cls, comment: str | None) -> Self | None:
+        """Return the mark in a version table's comment; None where there is none."""
+        if comment is None or not comment.startswith(cls.PREFIX):
+            return None
+        revision, done, digest, *rest = comment.removeprefix(cls.PREFIX).split(" ")
+        return cls(revision, None if done == "None" else int(done), digest, bool(rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is sent together. `heads` is what the version table says when it is done.
+
+    `mark` is what stays on the version table when it is done, and `begun` what stays there while it is under way.
+    """
+
+    items: tuple[Item, ...]
+    alone: bool
+    heads: Heads
+    mark: Mark | None = None
+    begun: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One starting point's way to the target.
+
+    `end` is where it leads. A script with a `reason` in one of its parts runs online, whole: its transaction
+    cannot be cut.
+    """
+
+    action: Action
+    start: Heads
+    end: Heads
+    parts: tuple[Part, ...]
+    per_revision: bool = False
+    """Whether each revision has a transaction of its own, as Alembic's transaction_per_migration."""
+
+    @property
+    def way(self) -> Way:
+        """``online`` where a revision needs a live connection."""
+        return "online" if any(part.reason for part in self.parts) else "compiled"
+
+    def first(self) -> Script:
+        """Return the script of the first revision alone."""
+        return replace(self, parts=self.parts[:1], end=self.parts[0].heads)
+
+    def statements(self) -> list[str]:
+        """Return all statements, in order."""
+        return [item.text for part in self.parts for item in part.items]
+
+    def ways(self) -> list[dict[str, Any]]:
+        """Return which way each revision goes, and why, as plain values."""
+        return [{"revision": part.revision, "way": self.way, "reason": part.reason} for part in self.parts]
+
+    def steps(self, mark: Mark | None = None) -> list[Step]:
+        """Return what is left to do where `mark` was found on the version table.
+
+        Raises `ValueError` where the mark was left by another text than this one.
+        """
+        skip = 0
+        if mark is not None:
+            first = self.parts[0] if self.parts else None
+            if first is None or first.revision != mark.revision or mark.done is None:
+                raise ValueError(f"it was interrupted inside revision {mark.revision}")
+            if mark.done > len(first.items) or digest(first.items[: mark.done]) != mark.digest:
+                raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
+            skip = mark.done
+        return list(_steps(self, skip))
+
+
+def runs_outside(statement: str) -> bool:
+    """Return whether the server refuses a statement in a transaction, or may. Else nothing is lost by giving it one."""
+    words = [token.text.upper() for token in tokens(statement) if token.kind == "word"]
+    if not words:
+        return False
+    always = {"VACUUM", "CALL", "DO", "CLUSTER", "REINDEX"}
+    return "CONCURRENTLY" in words or words[0] in always or words[1:2] in (["SYSTEM"], ["DATABASE"], ["SUBSCRIPTION"])
+
+
+def digest(items: tuple[Item, ...]) -> str:
+    """Return a short digest of statements."""
+    return hashlib.sha256("\0".join(item.text for item in items).encode()).hexdigest()[:16]
+
+
+def _steps(script: Script, skip: int) -> Iterator[Step]:
+    heads = stood = script.start
+    pending: list[Item] = []
+    unmade = not script.start  # the version table, without which nothing can be marked
+
+    def together(mark: Mark | None = None) -> Step:
+        nonlocal pending, stood, unmade
+        step = Step(tuple(pending), alone=False, heads=heads, mark=mark)
+        pending, stood, unmade = [], heads, False
+        return step
+
+    for part in script.parts:
+        for number, item in enumerate(part.items):
+            if number < skip:
+                continue
+            if not item.alone:
+                pending.append(item)
+                continue
+            if not runs_outside(item.text):
+                # With its mark in one transaction, it is carried out once, whatever happens.
+                if pending:
+                    yield together(_mark(part, number))
+                pending = [item]
+                yield together(_mark(part, number + 1))
+                continue
+            if pending or unmade or heads != stood:
+                yield together(_mark(part, number))
+            begun = Mark(part.revision, number, digest(part.items[:number]), begun=True)
+            yield Step((item,), alone=True, heads=heads, mark=_mark(part, number + 1), begun=begun)
+        heads, skip = part.heads, 0
+        if script.per_revision and part is not script.parts[-1]:
+            yield together()
+    yield together()
+
+
+def _mark(part: Part, done: int) -> Mark | None:
+    return Mark(part.revision, done, digest(part.items[:done])) if done else None

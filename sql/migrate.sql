@@ -1,0 +1,100 @@
+-- Migrations of the fleet: who stands where, and what the runs did. Values are bound; the owner role runs them.
+
+-- name: positions
+SELECT t.generation, t.tenant_id, t.state, k.credentials AS entry, t.schema_name, t.role_name, r.heads
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell
+  JOIN mt_paas.cluster k ON k.name = c.cluster
+  LEFT JOIN mt_paas.tenant_revision r USING (generation)
+ WHERE t.state NOT IN ('provisioning', 'deleting')
+ ORDER BY t.tenant_id;
+
+-- name: shared_schemas
+SELECT shared_schemas FROM mt_paas.installation;
+
+-- name: record_set
+INSERT INTO mt_paas.revision_set (heads, applied)
+VALUES (:heads, :applied)
+    ON CONFLICT (heads) DO UPDATE SET applied = excluded.applied
+ WHERE revision_set.applied <> excluded.applied;
+
+-- name: record_heads
+-- Not of a tenant that was deleted meanwhile.
+INSERT INTO mt_paas.tenant_revision (generation, heads)
+SELECT generation, :heads FROM mt_paas.tenant WHERE generation = :generation
+    ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now();
+
+-- name: insert_run
+INSERT INTO mt_paas.run (action, target, actor, options, ways, resumes, state)
+VALUES (:action, :target, coalesce(:actor, session_user), CAST(:options AS jsonb), CAST(:ways AS jsonb), :resumes, 'running')
+RETURNING run_id;
+
+
+-- name: insert_outcomes
+INSERT INTO mt_paas.outcome (run_id, generation, tenant_id, wave, state, from_heads, to_heads, way)
+SELECT :run_id, o.generation, o.tenant_id, o.wave, 'not_attempted', o.heads, o.heads, o.way
+  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) o (generation bigint, tenant_id text, wave int, heads text[], way text);
+
+-- name: finish_run
+UPDATE mt_paas.run
+   SET state = :state, message = :message, ended_at = clock_timestamp()
+ WHERE run_id = :run_id;
+
+-- name: outcome
+UPDATE mt_paas.outcome
+   SET state = :state, to_heads = :heads, seconds = :seconds, attempts = :attempts, sqlstate = :sqlstate,
+       statement = :statement, message = :message, verified = :verified, ended_at = clock_timestamp()
+ WHERE run_id = :run_id AND generation = :generation;
+
+-- name: runs
+SELECT r.run_id, r.action, r.target, r.actor, r.options, r.ways, r.resumes, r.state, r.message, r.started_at, r.ended_at,
+       count(o.generation) FILTER (WHERE o.state = 'migrated') AS migrated,
+       count(o.generation) FILTER (WHERE o.state = 'unchanged') AS unchanged,
+       count(o.generation) FILTER (WHERE o.state = 'failed') AS failed,
+       count(o.generation) FILTER (WHERE o.state = 'not_attempted') AS not_attempted,
+       EXISTS (SELECT FROM pg_catalog.pg_locks l
+                WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+                  AND l.classid = 7263 AND l.objid = r.run_id::int::oid AND l.objsubid = 2) AS held
+  FROM mt_paas.run r
+  LEFT JOIN mt_paas.outcome o USING (run_id)
+ WHERE CAST(:run_id AS bigint) IS NULL OR r.run_id = :run_id
+ GROUP BY r.run_id
+ ORDER BY r.run_id DESC
+ LIMIT :page_size;
+
+-- name: hold_run
+-- As long as the runner's connection lives, its run is not lost.
+SELECT pg_catalog.pg_advisory_lock(7263, CAST(:run_id AS int));
+
+-- name: outcomes
+SELECT generation, tenant_id, wave, state, from_heads, to_heads, way, verified, seconds, attempts, sqlstate, statement,
+       message, ended_at
+  FROM mt_paas.outcome
+ WHERE run_id = :run_id
+   AND (CAST(:state AS text) IS NULL OR state = :state)
+ ORDER BY wave, tenant_id;
+
+-- name: slowest
+SELECT tenant_id, seconds FROM mt_paas.outcome
+ WHERE run_id = :run_id AND seconds IS NOT NULL
+ ORDER BY seconds DESC
+ LIMIT :page_size;
+
+-- name: counts
+SELECT state, count(*) FROM mt_paas.outcome WHERE run_id = :run_id GROUP BY state;
+
+-- name: invalid_indexes
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.indrelid = pg_catalog.to_regclass(:table)
+   AND NOT i.indisvalid
+   AND (CAST(:name AS text) IS NULL OR c.relname = :name);
+
+-- name: index_is_valid
+SELECT i.indisvalid
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = pg_catalog.to_regclass(:table)
+   AND c.relname = :name;
