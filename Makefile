@@ -10,7 +10,7 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 
 PYTHON ?= python3.13 python3.12 python3.11 python3
-EXTRAS := asyncpg,binary,cli,embedded,testing
+EXTRAS := asyncpg,binary,cli,embedded,lint,testing
 PG ?=
 PYTEST_ARGS ?=
 SQLALCHEMY ?=

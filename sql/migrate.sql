@@ -24,11 +24,13 @@ INSERT INTO mt_paas.tenant_revision (generation, heads)
 SELECT generation, :heads FROM mt_paas.tenant WHERE generation = :generation
     ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now();
 
+-- name: is_deleted
+SELECT NOT EXISTS (SELECT FROM mt_paas.tenant WHERE generation = :generation AND state <> 'deleting');
+
 -- name: insert_run
 INSERT INTO mt_paas.run (action, target, actor, options, ways, resumes, state)
 VALUES (:action, :target, coalesce(:actor, session_user), CAST(:options AS jsonb), CAST(:ways AS jsonb), :resumes, 'running')
 RETURNING run_id;
-
 
 -- name: insert_outcomes
 INSERT INTO mt_paas.outcome (run_id, generation, tenant_id, wave, state, from_heads, to_heads, way)
@@ -90,11 +92,4 @@ SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.reln
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE i.indrelid = pg_catalog.to_regclass(:table)
    AND NOT i.indisvalid
-   AND (CAST(:name AS text) IS NULL OR c.relname = :name);
-
--- name: index_is_valid
-SELECT i.indisvalid
-  FROM pg_catalog.pg_index i
-  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
- WHERE i.indrelid = pg_catalog.to_regclass(:table)
    AND c.relname = :name;

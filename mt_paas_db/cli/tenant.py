@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from mt_paas_db.catalog.identifiers import parse_name
 from mt_paas_db.catalog.values import Event, SuspensionReason, Tenant, TenantState
 from mt_paas_db.cli import screen
+from mt_paas_db.cli.exit_codes import FAILED, PARTLY
 from mt_paas_db.cli.failure import print_document
 from mt_paas_db.cli.options import (
     JsonOption,
@@ -35,7 +37,9 @@ tenant_app.add_typer(alias_app, name="alias")
 
 @tenant_app.command()
 def create(
-    tenant_id: Annotated[str, typer.Argument(metavar="ID", help="a-z, 0-9 and hyphens, as a host name.")],
+    tenant_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="a-z, 0-9 and hyphens, as a host name.")
+    ] = None,
     display_name: Annotated[
         str | None,
         typer.Option("--name", metavar="DISPLAY", callback=parse_text, help="What people read; the id if left out."),
@@ -49,15 +53,45 @@ def create(
         str | None,
         typer.Option(metavar="MODULE:NAME|FILE.sql", help="What writes the first rows; before MT_PAAS_DB_SEED."),
     ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from-file", metavar="FILE.csv", help="Create many: columns id, name, aliases; UTF-8."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="With --from-file: how many at a time.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Create a tenant with its role, schema, tables and first rows; it is active at once.
 
-    One whose creation was interrupted is completed.
+    One whose creation was interrupted is completed. With a file, those that are there already are left alone.
     """
+    if from_file is not None:
+        if tenant_id or display_name or aliases:
+            raise typer.BadParameter("--from-file says which tenants; give no ID, --name or --alias beside it")
+        _create_many(from_file, jobs=jobs, models=models, scripts=scripts, seed=seed, as_json=as_json)
+        return
+    if tenant_id is None:
+        raise typer.BadParameter("an ID is missing, or --from-file")
     with opened(models=models, scripts=scripts, seed=seed, needs_models=True) as manager:
         tenant = manager.create(tenant_id, display_name=display_name, aliases=aliases or [], actor=whoami())
     _answer(tenant, f"tenant {tenant.tenant_id!r} is {tenant.state}, its schema {_schema(tenant)!r}", as_json)
+
+
+def _create_many(
+    path: Path, *, jobs: int, models: str | None, scripts: str | None, seed: str | None, as_json: bool
+) -> None:
+    from mt_paas_db.core.bulk import read_file
+
+    wanted = read_file(path)
+    with opened(models=models, scripts=scripts, seed=seed, needs_models=True) as manager, bar() as progress:
+        done = manager.create_many(wanted, jobs=jobs, actor=whoami(), progress=progress)
+    if as_json:
+        print_document(done.as_dict())
+    else:
+        for tenant_id, error in done.failed:
+            screen.say(f"{tenant_id}: {error}", style="red")
+        screen.say(f"{len(done.created)} created, {len(done.existing)} were there, {len(done.failed)} failed")
+    if not done.ok:
+        raise typer.Exit(PARTLY if done.created or done.existing else FAILED)
 
 
 @tenant_app.command("list")

@@ -11,15 +11,18 @@ from mt_paas_db.catalog.values import (
     TenantState,
 )
 from mt_paas_db.core.aio import AsyncTenantManager
+from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.manager import TenantManager
 from mt_paas_db.core.progress import Progress
 
 __all__ = [
     "AsyncTenantManager",
     "ClusterSettings",
+    "Created",
     "Event",
     "Installation",
     "NameKind",
+    "NewTenant",
     "Placement",
     "Progress",
     "Settings",

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from psycopg.sql import Composable
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
@@ -21,6 +21,7 @@ from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.catalog.values import Installation
 from mt_paas_db.errors import CatalogMissingError, LockedError, MissingRightsError, ServerUnavailableError
 
 MINIMUM_VERSION = 15
@@ -47,6 +48,7 @@ class AdminTransaction:
         self.connection = connection
         self.roles = roles
         self.cluster = cluster
+        self.installation: Installation | None = None  # whose catalog this is, once somebody has asked
         self.oneself = Oneself(**connection.execute(query("roles", "oneself")).mappings().one())
 
     def run(self, name: str, /, **parts: str | Composable) -> None:
@@ -98,10 +100,13 @@ class Admin:
 
     @cached_property
     def _engine(self) -> Engine:
+        return self._make_engine(poolclass=NullPool)
+
+    def _make_engine(self, **options: Any) -> Engine:
         url = cluster_url(self._credentials, self.cluster, "admin")
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
-            poolclass=NullPool,
+            **options,
             connect_args={"connect_timeout": max(1, round(self._timeout_s)), "prepare_threshold": None},
         )
 
@@ -117,6 +122,17 @@ class Admin:
                 ) from error
 
         return engine
+
+    @contextmanager
+    def keeping_connections(self, number: int) -> Iterator[None]:
+        """Keep up to `number` connections open between transactions, for the block: for much work of one kind."""
+        once, kept = self._engine, self._make_engine(poolclass=QueuePool, pool_size=number, max_overflow=number)
+        self._engine = kept
+        try:
+            yield
+        finally:
+            self._engine = once
+            kept.dispose()
 
     @contextmanager
     def transaction(self) -> Iterator[AdminTransaction]:

@@ -7,10 +7,11 @@ worker thread, so that there is one implementation. Sessions need no twin: ``get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
+from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed
@@ -77,6 +78,20 @@ class AsyncTenantManager:
         """Asyncio version of `TenantManager.create`. A seed is blocking all the same, and runs in the thread."""
         return await asyncio.to_thread(
             self._manager.create, tenant_id, display_name=display_name, aliases=aliases, seed=seed, actor=actor
+        )
+
+    async def create_many(
+        self,
+        tenants: Iterable[NewTenant],
+        *,
+        jobs: int = 4,
+        seed: Seed | str | None = None,
+        actor: str | None = None,
+        progress: Listener = unheard,
+    ) -> Created:
+        """Asyncio version of `TenantManager.create_many`; `progress` is called in a worker thread."""
+        return await asyncio.to_thread(
+            self._manager.create_many, tenants, jobs=jobs, seed=seed, actor=actor, progress=progress
         )
 
     async def get(self, tenant_id: str) -> Tenant:

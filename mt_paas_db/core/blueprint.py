@@ -6,11 +6,14 @@ revisions nor seed.
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import Any
 
 from mt_paas_db.core.models import Models
 from mt_paas_db.core.seed import Seed, load_seed
+from mt_paas_db.migrate.compiler import Compiler
+from mt_paas_db.migrate.script import Script
 from mt_paas_db.migrate.scripts import Scripts
 
 
@@ -21,6 +24,8 @@ class Blueprint:
         self.models = models
         self._script_location = script_location
         self._seed = seed
+        self._lock = threading.Lock()
+        self._head: Script | None = None
 
     @property
     def empty(self) -> bool:
@@ -31,6 +36,25 @@ class Blueprint:
     def scripts(self) -> Scripts | None:
         """The revisions, if the service has any. Raises `ConfigurationError` where they cannot be found."""
         return None if self._script_location is None else Scripts(self._script_location)
+
+    @property
+    def known_head(self) -> Script | None:
+        """The way to the head, if it was compiled before."""
+        return self._head
+
+    def head(self, server_version: int) -> Script | None:
+        """Return the way from nothing to the head, compiled for this version of the server; None without revisions.
+
+        Rendered once, in two processes that are ended then: about a second. Raises `ConfigurationError`.
+        """
+        if self.scripts is None:
+            return None
+        with self._lock:
+            if self._head is None:
+                version = (server_version // 10_000, server_version % 10_000)
+                with Compiler(self.scripts, server_version=version) as compiler:
+                    self._head = compiler.compile("upgrade", (), "heads")
+        return self._head
 
     @cached_property
     def seed(self) -> Seed | None:

@@ -112,6 +112,8 @@ class Changes:
 
     def installation(self, step: AdminTransaction) -> Installation:
         """Return this installation. Raises `ConfigurationError` where the catalog is another's."""
+        if step.installation is not None:
+            return step.installation
         holder = step.ask("schema_owner", schema="mt_paas")
         if holder not in (None, step.roles.owner):
             raise ConfigurationError(
@@ -124,6 +126,7 @@ class Changes:
                 f"the catalog of cluster {self.admin.cluster!r} belongs to installation {installation.name!r}, "
                 f"the settings say {self._settings.installation!r}"
             )
+        step.installation = installation
         return installation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy.exc import IntegrityError
 
@@ -13,6 +13,7 @@ from mt_paas_db.catalog.values import Event, NameKind, SuspensionReason, Tenant,
 from mt_paas_db.core import removal
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.blueprint import Blueprint
+from mt_paas_db.core.bulk import Created, NewTenant, check, create_all
 from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.provision import Provisioner
@@ -57,6 +58,39 @@ class Lifecycle:
             ProvisioningError: The models' DDL, a revision or the seed failed.
         """
         return self._provisioner.create(tenant_id, display_name=display_name, aliases=aliases, seed=seed, actor=actor)
+
+    def create_many(
+        self,
+        tenants: Iterable[NewTenant],
+        *,
+        jobs: int = 4,
+        seed: Seed | None = None,
+        actor: str | None = None,
+        progress: Listener = unheard,
+    ) -> Created:
+        """Create many tenants, `jobs` at a time; return which were created, were there before, or failed.
+
+        Each is created as by `create`, whole or not at all, and one that fails does not stop the others. So the same
+        call, after whatever stopped it, completes what is missing. All names are looked at before the first.
+
+        Raises:
+            ConfigurationError: Names are malformed or claimed twice; nothing was created.
+        """
+        wanted = check(tenants)
+        if jobs < 1:
+            raise ConfigurationError(f"jobs must be at least 1, not {jobs}")
+
+        def create(new: NewTenant) -> Tenant:
+            return self._provisioner.create(
+                new.tenant_id, display_name=new.display_name, aliases=new.aliases, seed=seed, actor=actor
+            )
+
+        with self._changes.admin.keeping_connections(jobs):
+            if len(wanted) > 1:
+                with self._changes.as_owner() as step:
+                    server_version = step.oneself.version
+                self._provisioner.compile(server_version)
+            return create_all(wanted, create, jobs=jobs, progress=progress)
 
     def get(self, tenant_id: str) -> Tenant:
         """Return a tenant by its id or an alias. Raises `UnknownTenantError`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from mt_paas_db.catalog.settings import Settings, load_settings
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.blueprint import Blueprint
+from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.doctor import examine, readiness
 from mt_paas_db.core.install import initialize
@@ -23,6 +24,7 @@ from mt_paas_db.session.pin import IsolationLevel
 
 if TYPE_CHECKING:
     from mt_paas_db.core.aio import AsyncTenantManager
+    from mt_paas_db.migrate.fleet import Fleet
 
 
 class TenantManager:
@@ -61,13 +63,14 @@ class TenantManager:
         self._models = (
             Models(metadata_of(models), shared_schemas=self.settings.shared_schemas) if models is not None else None
         )
+        self._script_location = script_location or self.settings.script_location
         self._admin = Admin(self.settings, self._credentials)
         self._lifecycle = Lifecycle(
             self._admin,
             self.settings,
             Blueprint(
                 models=self._models,
-                script_location=script_location or self.settings.script_location,
+                script_location=self._script_location,
                 seed=seed or self.settings.seed,
             ),
         )
@@ -79,6 +82,17 @@ class TenantManager:
         from mt_paas_db.core.aio import AsyncTenantManager
 
         return AsyncTenantManager(self)
+
+    @cached_property
+    def migrations(self) -> Fleet:
+        """The verbs that migrate all tenants: plan, upgrade, downgrade, stamp, verify ...
+
+        Raises `ConfigurationError` where no revisions are known, or they cannot be read.
+        """
+        from mt_paas_db.migrate.fleet import Fleet
+        from mt_paas_db.migrate.project import find_scripts
+
+        return Fleet(self.settings, self._credentials, find_scripts(self.settings, self._script_location))
 
     # -- sessions
 
@@ -166,6 +180,19 @@ class TenantManager:
         """See `Lifecycle.create`."""
         planted = load_seed(seed) if seed is not None else None
         return self._lifecycle.create(tenant_id, display_name=display_name, aliases=aliases, seed=planted, actor=actor)
+
+    def create_many(
+        self,
+        tenants: Iterable[NewTenant],
+        *,
+        jobs: int = 4,
+        seed: Seed | str | None = None,
+        actor: str | None = None,
+        progress: Listener = unheard,
+    ) -> Created:
+        """See `Lifecycle.create_many`."""
+        planted = load_seed(seed) if seed is not None else None
+        return self._lifecycle.create_many(tenants, jobs=jobs, seed=planted, actor=actor, progress=progress)
 
     def get(self, tenant_id: str) -> Tenant:
         """See `Lifecycle.get`."""

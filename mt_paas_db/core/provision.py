@@ -4,6 +4,9 @@ One transaction, so that a process killed at any step leaves nothing. Revisions 
 ``autocommit_block()``, for CREATE INDEX CONCURRENTLY, say) take three: the tenant is recorded as
 ``provisioning``, its revisions run, and it becomes active. One that was left in between takes no sessions, and
 the next creation of the same id completes it, from an empty schema.
+
+Revisions are compiled where they can be, and travel as one message; only the first tenant that a process creates is
+not worth the second that compiling takes.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ from mt_paas_db.core.seed import Seed, plant
 from mt_paas_db.core.standing import enter
 from mt_paas_db.core.tenant_schema import make_schema
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
+from mt_paas_db.migrate import message
+from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.one_transaction import LeavesTransactionError
+from mt_paas_db.migrate.script import Script
 from mt_paas_db.migrate.scripts import ONE_AT_A_TIME
 
 _NAME_ATTEMPTS = 5
@@ -59,6 +65,7 @@ class Provisioner:
         self._changes = changes
         self._blueprint = blueprint
         self._in_steps = False  # once a revision has left its transaction, the next tenant's would too
+        self._asked = 0
 
     def create(
         self,
@@ -97,9 +104,22 @@ class Provisioner:
                     self._in_steps = True
             return self._complete(order, left or self._begin(order))
 
+    def compile(self, server_version: int) -> None:
+        """Compile the revisions, so that the tenants that are created now have theirs in one message.
+
+        Raises `ConfigurationError` where there are none to be found.
+        """
+        head = self._blueprint.head(server_version)
+        if head is not None and head.way == "compiled" and len(head.steps()) > 1:
+            self._in_steps = True
+
     def _left_behind(self, order: _Order) -> Tenant | None:
         with self._changes.as_owner() as step:
             found = registry.find(step.connection, TenantName(order.tenant_id))
+            server_version = step.oneself.version
+        self._asked += 1
+        if self._asked > 1:
+            self.compile(server_version)
         if found is None or found.tenant_id != order.tenant_id:
             return None  # a former id or an alias of another is refused when the name is claimed
         if found.state is not TenantState.PROVISIONING:
@@ -118,7 +138,14 @@ class Provisioner:
         One that waited for it in a transaction could hold up the one whose turn it is, whose CREATE INDEX
         CONCURRENTLY waits for transactions.
         """
-        return nullcontext() if self._blueprint.scripts is None else ONE_AT_A_TIME
+        runs_revisions = self._blueprint.scripts is not None and self._compiled is None
+        return ONE_AT_A_TIME if runs_revisions else nullcontext()
+
+    @property
+    def _compiled(self) -> Script | None:
+        """The way to the head, where it is known and is one transaction."""
+        head = self._blueprint.known_head
+        return head if head is not None and head.way == "compiled" and len(head.steps()) == 1 else None
 
     def _begin(self, order: _Order) -> Tenant:
         with self._changes.as_owner() as step:
@@ -218,7 +245,9 @@ class Provisioner:
         """Make the tables, in the step's transaction. Raises `LeavesTransactionError` where that cannot be."""
         schema = tenant.placement.schema_name
         step.run("tenant_path", schema=schema)
-        if self._blueprint.scripts is not None:
+        if self._compiled is not None:
+            self._send(step, tenant, self._compiled)
+        elif self._blueprint.scripts is not None:
             self._migrate(step.connection, tenant, in_steps=False)
             self._hide_version_table(step, tenant)
         elif self._blueprint.models is not None:
@@ -232,6 +261,34 @@ class Provisioner:
                         f"the models' DDL failed, nothing was created: {str(error.orig).strip().splitlines()[0]}",
                     ) from error
         step.run("admin_path")
+
+    def _send(self, step: AdminTransaction, tenant: Tenant, head: Script) -> None:
+        """Send all revisions as one message, and what makes the version table say so."""
+        placement = tenant.placement
+        target = Target(
+            tenant.generation,
+            tenant.tenant_id,
+            tenant.state,
+            placement.credentials,
+            placement.schema_name,
+            placement.role_name,
+        )
+        statements = [
+            message.version_table(target),
+            *head.statements(),
+            *(statement.text for statement in message.version(target, (), head.end)),
+        ]
+        try:
+            # The separator is on a line of its own, as a statement may end in a comment.
+            step.connection.exec_driver_sql("\n;\n".join(statements), execution_options={"no_parameters": True})
+        except DBAPIError as error:
+            assert self._blueprint.scripts is not None
+            raise ProvisioningError(
+                tenant.tenant_id,
+                f"a revision of {self._blueprint.scripts.location!r} failed, nothing was created: "
+                f"{type(error.orig).__name__}: {str(error.orig).strip().splitlines()[0]}",
+            ) from error
+        self._hide_version_table(step, tenant)
 
     def _migrate(self, connection: Connection, tenant: Tenant, *, in_steps: bool) -> None:
         scripts = self._blueprint.scripts
@@ -268,4 +325,12 @@ class Provisioner:
             plant(step, tenant, self._changes.installation(step), order.seed)
         enter(step, tenant, TenantState.ACTIVE)
         self._changes.record(step, "create", tenant, order.actor)
+        if (scripts := self._blueprint.scripts) is not None:
+            registry.record_revisions(
+                step.connection,
+                tenant.generation,
+                scripts.heads,
+                sorted(scripts.closure(scripts.heads)),
+                catalog_version=self._changes.installation(step).catalog_version,
+            )
         return registry.get(step.connection, TenantName(order.tenant_id))

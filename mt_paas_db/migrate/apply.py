@@ -7,7 +7,9 @@ kill goes on where it was, and applies nothing twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import psycopg
@@ -18,12 +20,15 @@ from mt_paas_db.catalog.queries import queries
 from mt_paas_db.migrate import message
 from mt_paas_db.migrate.message import Label, Patience, Statement, Target
 from mt_paas_db.migrate.script import Heads, Mark, Script, Step
-from mt_paas_db.migrate.statements import concurrent_index, idempotent_outside_transaction
+from mt_paas_db.migrate.statements import concurrent_index, idempotent_outside_transaction, tokens
 
 Record = Callable[[Heads], str]
 """Returns SQL that records a tenant at these heads, in the transaction that brings it there."""
 
 DIVISION_BY_ZERO = "22012"
+
+_IN_BLOCK = re.compile(r"\b(set|reset|discard|temp|temporary|execute|call|perform)\b", re.IGNORECASE)
+_COPY = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 
 class BusyError(Exception):
@@ -88,18 +93,24 @@ class Application:
         Raises:
             BusyError: Another runner has the tenant; nothing was sent but the question.
             MovedError: The tenant is not at the script's start, or has another mark, or no version table.
+            ValueError: What the mark says was begun must not be done again, or the revision was changed since.
             StatementError: The server refused a statement. What earlier steps committed is marked.
             psycopg.OperationalError: The connection was lost; whether the last step is done, the tenant knows.
         """
-        steps = script.steps(mark)
-        if len(steps) == 1:
-            statements = self._transaction(target, steps[0], script.start, mark, record)
-            return self._recorded(self._locked(target, statements))
-        self._send([message.lock(target)])
+        # To stamp is to say that what the mark is of was seen to.
+        steps = script.steps(None if script.action == "stamp" else mark)
         try:
-            return self._in_steps(target, steps, script.start, mark, record)
+            if len(steps) == 1:
+                statements = self._transaction(target, steps[0], script.start, mark, record)
+                return self._recorded(self._locked(target, statements))
+            self.take(target)
+            try:
+                return self._in_steps(target, steps, script.start, mark, record)
+            finally:
+                self.release(target)
         finally:
-            self.release(target)
+            if any(map(leaves_traces, script.statements())):
+                self._connection.close()  # the next tenant must not find them
 
     def _in_steps(
         self, target: Target, steps: Sequence[Step], heads: Heads, mark: Mark | None, record: Record | None
@@ -139,11 +150,12 @@ class Application:
     def _alone(self, target: Target, step: Step, *, again: bool) -> None:
         """Carry out a statement outside a transaction. `again`: it may have been carried out before a kill."""
         (item,) = step.items
+        if again and not repeatable(item.text):
+            raise ValueError(f"it was interrupted in {' '.join(item.text.split())[:80]!r}, which may be done or not")
         try:
             for statement in message.in_schema(target, self._owner, self._patience, item):
                 self._connection.execute(statement.encode())
-            if again:
-                self._drop_invalid_indexes(target, item.text)
+            self._drop_invalid_index(target, item.text)
             self._send([Statement("statement", item.text)])
         except StatementError as error:
             if not again or error.error.sqlstate not in idempotent_outside_transaction(item.text):
@@ -153,9 +165,9 @@ class Application:
                 for statement in message.out_of_schema(self._owner):
                     self._connection.execute(statement.encode())
 
-    def _drop_invalid_indexes(self, target: Target, statement: str) -> None:
+    def _drop_invalid_index(self, target: Target, statement: str) -> None:
         build = concurrent_index(statement)
-        if build is None:
+        if build is None or build.name is None:
             return
         table = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.table)}"
         for index in invalid_indexes(self._connection, table, build.name):
@@ -167,6 +179,10 @@ class Application:
         except (StatementError, MovedError):
             self.release(target)
             raise
+
+    def take(self, target: Target) -> None:
+        """Take the tenant's lock. Raises `BusyError`."""
+        self._send([message.lock(target)])
 
     def release(self, target: Target) -> None:
         """Give back the tenant's lock; a connection that was lost has given it back."""
@@ -183,6 +199,10 @@ class Application:
             # Whatever stopped the waiting, the answer is still to come: this connection is of no more use.
             connection.close()
             raise
+        if results[-1].status in _COPY:
+            connection.close()
+            failed = statements[min(len(results), len(statements)) - 1]
+            raise StatementError(failed.label, failed.text, psycopg.NotSupportedError("COPY has no rows to read here"))
         if results[-1].status != pq.ExecStatus.FATAL_ERROR:
             return results
         error = error_from_result(results[-1], encoding="utf-8")
@@ -202,7 +222,8 @@ class Application:
     def _recorded(results: Sequence[pq.abc.PGresult]) -> Recorded | None:
         """Return what the record yielded: the only result with rows of four columns named so."""
         for result in reversed(results):
-            if result.nfields == 4 and result.fname(0) == b"state" and result.fname(1) == b"verified" and result.ntuples:
+            names = [result.fname(n) for n in range(result.nfields)]
+            if names == [b"state", b"verified", b"seconds", b"message"] and result.ntuples:
                 state, verified, seconds, said = (result.get_value(0, n) for n in range(4))
                 return Recorded(
                     (state or b"").decode(),
@@ -213,8 +234,35 @@ class Application:
         return None
 
 
-def invalid_indexes(connection: psycopg.Connection[Any], table: str, name: str | None) -> list[str]:
-    """Return the indexes of a table that a CREATE INDEX CONCURRENTLY left half made, as SQL names them."""
+def repeatable(statement: str) -> bool:
+    """Return whether a statement outside a transaction may be sent again where it may have been carried out."""
+    if idempotent_outside_transaction(statement):
+        return True
+    first = next((token.text for token in tokens(statement)), "")
+    return first in ("vacuum", "analyze", "reindex", "cluster", "refresh")
+
+
+@lru_cache(10_000)
+def leaves_traces(statement: str) -> bool:
+    """Return whether a statement may leave something on its connection when its transaction is over.
+
+    Settings, temporary tables, locks: a revision has them for itself, as if the connection were its own.
+    """
+    words = [token.text for token in tokens(statement) if token.kind == "word"]
+    match words[:2]:
+        case ["set", "local" | "constraints" | "transaction"]:
+            return False
+        case ["set" | "reset" | "discard" | "deallocate" | "prepare" | "listen" | "load" | "call", *_]:
+            return True
+        case ["do", *_]:
+            return _IN_BLOCK.search(statement) is not None
+        case ["create" | "select" | "with", *_] if not {"temp", "temporary", "pg_temp"}.isdisjoint(words):
+            return True
+    return any("set_config" in word or "advisory_lock" in word for word in words)
+
+
+def invalid_indexes(connection: psycopg.Connection[Any], table: str, name: str) -> list[str]:
+    """Return the index of a table that a CREATE INDEX CONCURRENTLY left half made, as SQL names it."""
     found = connection.execute(
         queries("migrate")["invalid_indexes"].replace(":table", "%(table)s").replace(":name", "%(name)s").encode(),
         {"table": table, "name": name},

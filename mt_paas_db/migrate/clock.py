@@ -38,10 +38,15 @@ def _shift_datetime() -> None:
         """Classes that stand for a real one: what they make, and know as theirs, is of the real one."""
 
         def __call__(cls: Any, *args: Any, **options: Any) -> Any:
-            return cls.__mro__[1](*args, **options)
+            if cls in stand_ins:
+                return cls.__mro__[1](*args, **options)
+            return super().__call__(*args, **options)  # of a class that was made from one of these
 
         def __instancecheck__(cls: Any, instance: Any) -> bool:
-            return isinstance(instance, cls.__mro__[1])
+            return isinstance(instance, cls.__mro__[1]) if cls in stand_ins else super().__instancecheck__(instance)
+
+        def __subclasscheck__(cls: Any, other: Any) -> bool:
+            return issubclass(other, cls.__mro__[1]) if cls in stand_ins else super().__subclasscheck__(other)
 
     class ShiftedDatetime(real_datetime, metaclass=Shifted):  # type: ignore[misc, valid-type]
         @classmethod
@@ -61,5 +66,6 @@ def _shift_datetime() -> None:
         def today(cls) -> Any:
             return real_date.today() + off  # noqa: DTZ011  as date.today() does
 
+    stand_ins = {ShiftedDatetime, ShiftedDate}
     datetime.datetime = ShiftedDatetime  # type: ignore[misc]
     datetime.date = ShiftedDate  # type: ignore[misc]

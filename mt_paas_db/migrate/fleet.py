@@ -187,9 +187,17 @@ class Fleet:
         """
         return self._run("stamp", target, selection, options, listener)
 
-    def resume(self, run_id: int | None = None, *, options: Options | None = None, listener: Listener = unheard) -> Report:
+    def resume(
+        self,
+        run_id: int | None = None,
+        *,
+        options: Options | None = None,
+        listener: Listener = unheard,
+        **changed: Any,
+    ) -> Report:
         """Go on with a run that did not come to its end, the last one where left out, to where it was going.
 
+        It goes about it as it did, but for those fields of `Options` that are `changed`; or by `options` altogether.
         Raises `UnknownRunError` where there is none, or it succeeded; and as `upgrade`.
         """
         with self.ground() as ground:
@@ -208,7 +216,8 @@ class Fleet:
             generations=frozenset(left),
         )
         kept = {name: value for name, value in run.options.items() if name in Options.__dataclass_fields__}
-        return self._run(run.action, run.target, selection, options or Options(**kept), listener, resumes=run.run_id)
+        options = options or Options(**{**kept, **changed})
+        return self._run(run.action, run.target, selection, options, listener, resumes=run.run_id)
 
     def _selection(self) -> Selection:
         return Selection(canary=tuple(self.settings.canary))

@@ -103,6 +103,12 @@ def record_heads(connection: psycopg.Connection[Any], generation: int, heads: He
     _run(connection, "record_heads", generation=generation, heads=list(heads))
 
 
+def is_deleted(connection: psycopg.Connection[Any], generation: int) -> bool:
+    """Return whether a tenant is gone, or going."""
+    row = _run(connection, "is_deleted", generation=generation).fetchone()
+    return row is not None and bool(row[0])
+
+
 # -- one run
 
 
@@ -199,7 +205,8 @@ def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: s
     With an `expected` fingerprint its structure is compared first, and a tenant that differs is recorded as failed.
     Yields state, verified and seconds.
     """
-    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, target.role or target.schema, expected or "")
+    role = target.role or target.schema
+    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, role, expected or "")
     return f"EXECUTE {_PREPARED}({', '.join(map(literal, values))})"
 
 

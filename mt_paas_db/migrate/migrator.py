@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import psycopg
 
 from mt_paas_db.errors import RevisionError, ServerUnavailableError, TenancyError
 from mt_paas_db.migrate import ledger, structure
-from mt_paas_db.migrate.apply import Application, BusyError, MovedError, Recorded, StatementError, look
+from mt_paas_db.migrate.apply import Application, BusyError, MovedError, Recorded, StatementError, Whereabouts, look
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.direct import Direct
 from mt_paas_db.migrate.ledger import Outcome
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.online import Order, run_online
 from mt_paas_db.migrate.report import Options
-from mt_paas_db.migrate.script import Action, Heads, Script
+from mt_paas_db.migrate.script import Action, Heads, Mark, Script
 from mt_paas_db.migrate.worker import Worker, WorkerLostError
 
 TRY_AGAIN = frozenset({"55P03", "40P01", "40001"})
@@ -70,15 +72,18 @@ class Migrator:
 
     def cancel(self) -> None:
         """Ask the server to cancel what is under way. May be called from another thread."""
+        for worker in list(self._workers.values()):
+            worker.cancel()
         for connection in list(self._connections.values()):
             if not connection.closed:
-                connection.cancel_safe(timeout=5)
+                with suppress(psycopg.Error):  # it is going anyway
+                    connection.cancel_safe(timeout=5)
 
     def migrate(self, target: Target, heads: Heads, compiler: Compiler, *, attempts: int) -> Outcome:
         """Bring a tenant from `heads`, where it is thought to stand, to the destination; record and return how it went.
 
         Raises:
-            TryAgainError: A lock stood in the way.
+            TryAgainError: A lock stood in the way, or the process that ran the revisions was lost.
             ServerUnavailableError: The server was lost, and is not back; what the tenant knows decides later.
         """
         outcome = self._outcome(target, heads, compiler, attempts)
@@ -87,115 +92,138 @@ class Migrator:
         return outcome
 
     def give_up(self, target: Target, outcome: Outcome) -> None:
-        """Record what became of a tenant that is not tried again."""
+        """Record what became of a tenant that is not tried again. Raises `ServerUnavailableError`."""
         self._write(target, outcome)
 
     # -- the attempt
 
     def _outcome(self, target: Target, heads: Heads, compiler: Compiler, attempts: int) -> Outcome:
         began = time.monotonic()
+
+        def failed(sqlstate: str | None, statement: str | None, said: str) -> Outcome:
+            seconds = time.monotonic() - began
+            said = said.strip() or "no message"
+            return self._as_it_is(Outcome("failed", heads, attempts, seconds, None, sqlstate, statement, said), target)
+
         try:
             return self._towards(target, heads, compiler, attempts)
         except BusyError:
             outcome = Outcome("not_attempted", heads, attempts, message="another runner has this tenant")
             raise TryAgainError(outcome, counts=False) from None
+        except WorkerLostError as error:
+            raise TryAgainError(failed(None, None, str(error)), counts=True) from error
         except StatementError as error:
-            failed = self._failed(target, heads, attempts, began, error.error.sqlstate, error.text, str(error.error))
-            if error.error.sqlstate in TRY_AGAIN:
-                raise TryAgainError(failed, counts=True) from error
-            return failed
-        except psycopg.OperationalError as error:
-            raise ServerUnavailableError(target.entry, f"lost while {target.tenant_id!r} was migrated: {_line(error)}") from error
-        except (psycopg.Error, TenancyError) as error:
-            if isinstance(error, ServerUnavailableError):
-                raise
-            return self._failed(target, heads, attempts, began, getattr(error, "sqlstate", None), None, str(error))
+            outcome = failed(error.error.sqlstate, error.text or None, str(error.error))
+        except psycopg.Error as error:
+            if is_lost(error):
+                said = f"lost while {target.tenant_id!r} was migrated: {_line(error)}"
+                raise ServerUnavailableError(target.entry, said) from error
+            outcome = failed(error.sqlstate, None, str(error))
+        except ServerUnavailableError:
+            raise
+        except TenancyError as error:
+            outcome = failed(None, None, str(error))
+        if outcome.state == "failed" and outcome.sqlstate in TRY_AGAIN:
+            raise TryAgainError(outcome, counts=True)
+        return outcome
 
     def _towards(self, target: Target, heads: Heads, compiler: Compiler, attempts: int) -> Outcome:
         """Go on from wherever the tenant turns out to stand, until it is at the destination."""
-        assignment = self.assignment
+        action = self.assignment.action
+        destination = self._fixed(heads, compiler)
         mark, moved = None, 0
         while True:
-            script = compiler.compile(assignment.action, heads, assignment.destination)
+            script = compiler.compile(action, heads, destination)
+            if not script.parts:
+                if mark is not None:
+                    raise RevisionError(f"a run was stopped inside revision {mark.revision}, which is not on the way")
+                return Outcome("unchanged", heads, attempts)
+            stretch = script if action == "stamp" else _stretch(script, mark)
+            final = stretch.end == script.end
             try:
-                if mark is not None and mark.done is not None and script.parts:
-                    first = script.first()
-                    if first.way == "online":
-                        raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
-                    self._application(target.entry).carry_out(target, first, mark=mark)
-                    heads, mark = first.end, None
-                    continue
-                if not script.parts:
-                    return Outcome("unchanged", heads, attempts)
-                recorded = self._carry_out(target, script, compiler, attempts)
-                return self._migrated(target, script, recorded, attempts)
+                recorded = self._carry_out(target, stretch, compiler, attempts, mark=mark, final=final)
             except ValueError as error:
-                raise RevisionError(
-                    f"{error}; finish revision {mark.revision if mark else ''} by hand, then stamp the tenant"
-                ) from error
+                what = f"revision {mark.revision}" if mark else "it"
+                raise RevisionError(f"{error}; finish {what} by hand, then stamp the tenant") from error
             except MovedError:
                 moved += 1
                 found = look(self._connection(target.entry), target)
-                if not found.has_schema:
-                    raise RevisionError(f"schema {target.schema!r} does not exist; restore it from a backup") from None
-                there = found.heads or ()
+                if (not found.has_schema or found.heads is None) and self._is_deleted(target):
+                    return Outcome("unchanged", heads, attempts, message="it was deleted meanwhile")
+                there = self._checked(target, found, heads, compiler)
                 if moved == _MOVES or (there == heads and found.mark == mark):
-                    raise RevisionError(
-                        f"the tenant stands at {', '.join(there) or 'no revision'}, and its version table cannot be used"
-                    ) from None
-                if not compiler.scripts.knows(there):
-                    raise RevisionError(f"the tenant is at {', '.join(there)}, which is not in the history") from None
+                    where = ", ".join(there) or "no revision"
+                    raise RevisionError(f"the tenant is at {where}, and its version table cannot be used") from None
                 heads, mark = there, found.mark
+            else:
+                if final:
+                    return self._migrated(target, stretch, recorded, attempts)
+                heads, mark = stretch.end, None
 
-    def _carry_out(self, target: Target, script: Script, compiler: Compiler, attempts: int) -> Recorded | None:
+    def _fixed(self, heads: Heads, compiler: Compiler) -> str:
+        """Return the destination, a relative one as where it leads from `heads`: it must not lead further next time."""
+        assignment = self.assignment
+        if "+" not in assignment.destination and "-" not in assignment.destination:
+            return assignment.destination
+        script = compiler.compile(assignment.action, heads, assignment.destination)
+        return _words(script.action, script.end) or assignment.destination
+
+    def _checked(self, target: Target, found: Whereabouts, heads: Heads, compiler: Compiler) -> Heads:
+        """Return where a tenant was found. Raises `RevisionError` where nothing can be done from there."""
+        if not found.has_schema:
+            raise RevisionError(f"schema {target.schema!r} does not exist; restore it from a backup")
+        if found.heads is None and heads and self.assignment.action != "stamp":
+            raise RevisionError(
+                f"schema {target.schema!r} has lost its version table, which said {', '.join(heads)}; stamp the tenant"
+            )
+        there = found.heads or ()
+        if not compiler.scripts.knows(there):
+            raise RevisionError(f"the tenant is at {', '.join(there)}, which is not in the history")
+        return there
+
+    def _carry_out(
+        self, target: Target, script: Script, compiler: Compiler, attempts: int, *, mark: Mark | None, final: bool
+    ) -> Recorded | None:
+        """Carry out a stretch of the way; the `final` one is recorded."""
         assignment = self.assignment
         expected = assignment.expected if script.end == assignment.expected_at else None
         at_home = target.entry == assignment.home
         if script.way == "online":
-            return self._online(target, script, compiler, attempts, expected if at_home else None, at_home=at_home)
+            order = Order(
+                dsn=assignment.direct.dsn(target.entry),
+                owner=assignment.direct.roles.owner,
+                target=target,
+                action=script.action,
+                start=script.start,
+                destination=_words(script.action, script.end) or assignment.destination,
+                end=script.end,
+                patience=assignment.options.patience,
+                per_revision=script.per_revision,
+                allow_destructive=assignment.options.allow_destructive,
+                shared_schemas=assignment.shared_schemas,
+                run_id=assignment.run_id if at_home else None,
+                attempts=attempts,
+                expected=expected,
+                final=final,
+            )
+            return self._online(order, compiler)
         record: Callable[[Heads], str] | None = None
-        if at_home:
+        if at_home and final:
 
             def record(heads: Heads) -> str:
                 return ledger.record(assignment.run_id, target, heads, attempts, expected)
 
-        return self._application(target.entry).carry_out(target, script, record=record)
+        return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
 
-    def _online(
-        self,
-        target: Target,
-        script: Script,
-        compiler: Compiler,
-        attempts: int,
-        expected: str | None,
-        *,
-        at_home: bool,
-    ) -> Recorded | None:
-        assignment = self.assignment
-        order = Order(
-            dsn=assignment.direct.dsn(target.entry),
-            owner=assignment.direct.roles.owner,
-            target=target,
-            action=script.action,
-            start=script.start,
-            destination=assignment.destination,
-            end=script.end,
-            patience=assignment.options.patience,
-            per_revision=script.per_revision,
-            allow_destructive=assignment.options.allow_destructive,
-            shared_schemas=assignment.shared_schemas,
-            run_id=assignment.run_id if at_home else None,
-            attempts=attempts,
-            expected=expected,
-        )
+    def _online(self, order: Order, compiler: Compiler) -> Recorded | None:
         key = id(compiler)
         worker = self._workers.get(key) or Worker(compiler.setup())
         self._workers[key] = worker
         try:
             answer = worker.ask(run_online, order=order)
-        except WorkerLostError as error:
+        except WorkerLostError:
             self._workers.pop(key).close()
-            raise psycopg.OperationalError(str(error)) from error
+            raise
         match answer.failure:
             case None:
                 return Recorded(*answer.recorded) if answer.recorded else None
@@ -207,8 +235,9 @@ class Migrator:
                 raise psycopg.OperationalError(answer.message)
             case "refused" | "interrupted":
                 raise RevisionError(answer.message)
-        kind = psycopg.errors.lookup(answer.sqlstate) if answer.sqlstate else psycopg.Error
-        raise StatementError("statement", answer.statement or "", kind(answer.message))
+        error = psycopg.Error(answer.message)
+        error.sqlstate = answer.sqlstate
+        raise StatementError("statement", answer.statement or "", error)
 
     def _migrated(self, target: Target, script: Script, recorded: Recorded | None, attempts: int) -> Outcome:
         if recorded is not None:
@@ -220,26 +249,24 @@ class Migrator:
         found = structure.fingerprint_on(self._connection(target.entry), target.schema, target.role or target.schema)
         if found == assignment.expected:
             return Outcome("migrated", script.end, attempts, verified=True)
-        return Outcome("failed", script.end, attempts, verified=False, message=NOT_LIKE_REFERENCE.format(target.tenant_id))
+        said = NOT_LIKE_REFERENCE.format(target.tenant_id)
+        return Outcome("failed", script.end, attempts, verified=False, message=said)
 
-    def _failed(
-        self,
-        target: Target,
-        heads: Heads,
-        attempts: int,
-        began: float,
-        sqlstate: str | None,
-        statement: str | None,
-        said: str,
-    ) -> Outcome:
-        """Return a failure, with where the tenant really stands now."""
+    def _as_it_is(self, failed: Outcome, target: Target) -> Outcome:
+        """Return a failure with where the tenant really stands; it is none where the tenant was deleted meanwhile."""
         try:
-            heads = look(self._connection(target.entry), target).heads or ()
+            found = look(self._connection(target.entry), target)
+            if self._is_deleted(target):
+                return Outcome("unchanged", failed.heads, failed.attempts, message="it was deleted meanwhile")
         except psycopg.Error as error:
-            raise ServerUnavailableError(target.entry, f"lost after a failure: {_line(error)}") from error
-        return Outcome(
-            "failed", heads, attempts, time.monotonic() - began, None, sqlstate, statement, said.strip() or "no message"
-        )
+            if is_lost(error):
+                raise ServerUnavailableError(target.entry, f"lost after a failure: {_line(error)}") from error
+            return failed  # the version table cannot be read
+        return failed._replace(heads=found.heads or ())
+
+    def _is_deleted(self, target: Target) -> bool:
+        home = self._connection(self.assignment.home)
+        return target.generation > 0 and ledger.is_deleted(home, target.generation)
 
     # -- connections
 
@@ -262,19 +289,84 @@ class Migrator:
         """Write an outcome, and where the tenant stands, to the catalog."""
         home = self._connection(self.assignment.home)
         try:
-            with home.transaction():
-                ledger.write_outcome(home, self.assignment.run_id, target, outcome)
-                if target.generation > 0:
-                    ledger.record_heads(home, target.generation, outcome.heads)
-        except psycopg.OperationalError as error:
+            ledger.write_outcome(home, self.assignment.run_id, target, outcome)
+            if target.generation > 0:
+                self._copy(home, target, outcome)
+        except psycopg.Error as error:
+            if not is_lost(error):
+                raise
             raise ServerUnavailableError(
                 self.assignment.home, f"lost while the outcome of {target.tenant_id!r} was recorded: {_line(error)}"
             ) from error
 
+    def _copy(self, home: psycopg.Connection[Any], target: Target, outcome: Outcome) -> None:
+        """Write down where the tenant stands, under its lock: what another runner writes meanwhile must stay."""
+        if outcome.state == "migrated":
+            ledger.record_heads(home, target.generation, outcome.heads)
+            return
+        application = self._application(target.entry)
+        try:
+            application.take(target)
+        except BusyError:
+            return  # who has it writes it down
+        try:
+            found = look(self._connection(target.entry), target)
+            if found.heads is not None:
+                ledger.record_heads(home, target.generation, found.heads)
+        except psycopg.Error as error:
+            if is_lost(error):
+                raise
+        finally:
+            application.release(target)
 
-NOT_LIKE_REFERENCE = "migrated, but its structure is not the reference's; `mt-paas-db migrate verify {}` says what differs"
+
+NOT_LIKE_REFERENCE = (
+    "migrated, but its structure is not the reference's; `mt-paas-db migrate verify {}` says what differs"
+)
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Return whether an error says that the connection is gone, and not that the server refused something."""
+    state = error.sqlstate
+    return isinstance(error, psycopg.OperationalError) and (state is None or state.startswith(("57P", "08")))
 
 
 def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+# -- how a way is cut
+
+
+def _stretch(script: Script, mark: Mark | None) -> Script:
+    """Return what of a script is carried out in one way, from its start on. Pure.
+
+    A script with a revision that needs a connection runs online whole, as its transaction cannot be cut. Where a
+    revision leaves the transaction it is cut anyway, and each stretch goes the way that it can: what is compiled goes
+    on after a kill where it was, what runs online may not. After a mark, its revision is finished first.
+
+    Raises `ValueError` where the mark is of a revision that does not come next, or was compiled then and is not now.
+    """
+    first = script.parts[0]
+    if mark is not None:
+        if first.revision != mark.revision:
+            raise ValueError(f"it was interrupted inside revision {mark.revision}, which does not come next")
+        if mark.done is None:
+            return replace(script.first(), parts=(replace(first, reason=first.reason or "it was begun online"),))
+        if first.reason:
+            raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
+        return script.first()
+    if script.way == "compiled" or not any(item.alone for part in script.parts for item in part.items):
+        return script
+    parts = tuple(takewhile(lambda part: bool(part.reason) == bool(first.reason), script.parts))
+    if first.reason and not _words(script.action, parts[-1].heads):
+        return script
+    return replace(script, parts=parts, end=parts[-1].heads)
+
+
+def _words(action: Action, heads: Heads) -> str | None:
+    """Return heads as Alembic wants a destination; None where it has no words for them."""
+    if action == "downgrade" and len(heads) > 1:
+        return None
+    return " ".join(heads) or "base"

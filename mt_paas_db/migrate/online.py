@@ -7,8 +7,9 @@ schemas, is looked for here in each statement before it is sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,14 @@ from sqlalchemy.pool import StaticPool
 
 from mt_paas_db.errors import MigrationRefusedError
 from mt_paas_db.migrate import ledger, message
-from mt_paas_db.migrate.apply import BusyError, MovedError, invalid_indexes, look
+from mt_paas_db.migrate.apply import BusyError, MovedError, invalid_indexes, leaves_traces, look, repeatable
 from mt_paas_db.migrate.direct import connect
 from mt_paas_db.migrate.hazards import hazards
 from mt_paas_db.migrate.message import Patience, Target
 from mt_paas_db.migrate.script import Action, Heads, Mark
 from mt_paas_db.migrate.scripts import Scripts
-from mt_paas_db.migrate.statements import concurrent_index
+from mt_paas_db.migrate.statements import IndexBuild, concurrent_index
+from mt_paas_db.migrate.worker import on_cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,13 @@ class Order:
     run_id: int | None
     attempts: int
     expected: str | None
+    final: bool
+    """Whether it leads to where the run does, and is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of it. `failure` is one of ``busy``, ``moved``, ``refused``, ``interrupted``, ``lost``, ``failed``."""
+    """What became of it. `failure` is ``busy``, ``moved``, ``refused``, ``interrupted``, ``lost`` or ``failed``."""
 
     recorded: tuple[Any, ...] | None = None
     failure: str | None = None
@@ -64,6 +68,16 @@ _CLEAN, _WRITTEN = "clean", "written"
 """In the mark of a revision that left its transaction: whether it had written something by then."""
 
 _open: dict[str, tuple[psycopg.Connection[Any], Engine]] = {}
+
+
+def _cancel() -> None:
+    for connection, _engine in list(_open.values()):
+        if not connection.closed:
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5)
+
+
+on_cancel(_cancel)
 
 
 def run_online(scripts: Scripts, order: Order) -> Answer:
@@ -132,8 +146,9 @@ class _Work:
         self._engine = engine
         self._revision = ""
         self._written = False
-        self._redo = False
+        self._redo: Mark | None = None
         self._inside_block = False
+        self._leaves_traces = False
         self._recorded: tuple[Any, ...] | None = None
 
     @contextmanager
@@ -166,6 +181,8 @@ class _Work:
                     driver.execute(statement.encode())
                 driver.execute(message.unlock(order.target).text.encode())
                 driver.autocommit = False
+            if self._leaves_traces:
+                driver.close()  # the next tenant must not find them
 
     def _check(self) -> None:
         """Raise unless the tenant stands at the order's start."""
@@ -178,12 +195,14 @@ class _Work:
         if mark.done is not None:
             raise MovedError  # of a compiled script: its revision is finished first
         if mark.digest == _WRITTEN:
-            raise _InterruptedError(
-                f"a run was stopped inside revision {mark.revision}, after it had committed what cannot be told apart; "
-                f"finish that revision by hand, then `mt-paas-db migrate stamp {mark.revision} "
-                f"--tenant {self._order.target.tenant_id}`"
-            )
-        self._redo = True
+            raise self._interrupted(mark, "after it had committed what cannot be told apart")
+        self._redo = mark
+
+    def _interrupted(self, mark: Mark, where: str) -> _InterruptedError:
+        return _InterruptedError(
+            f"a run was stopped inside revision {mark.revision}, {where}; finish that revision by hand, then "
+            f"`mt-paas-db migrate stamp {mark.revision} --tenant {self._order.target.tenant_id}`"
+        )
 
     def run(self) -> tuple[Any, ...] | None:
         """Run the revisions; return what the record yielded."""
@@ -224,6 +243,8 @@ class _Work:
     def _revisions(self, heads: Any, _context: Any) -> Iterator[Any]:
         for step in self._scripts.route(self._order.action, tuple(heads), self._order.destination).steps:
             self._revision, self._written = step.revision.revision, False
+            if self._redo is not None and self._redo.revision != self._revision:
+                raise self._interrupted(self._redo, "which does not come next")
             yield step
 
     def _applied(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
@@ -232,33 +253,41 @@ class _Work:
         order = self._order
         there = tuple(sorted(heads))
         connection.exec_driver_sql(message.note(order.target, None).text)
-        self._redo = False
-        if there == order.end and order.run_id is not None:
+        self._redo = None
+        if there == order.end and order.final and order.run_id is not None:
             text = ledger.record(order.run_id, order.target, there, order.attempts, order.expected)
             self._recorded = tuple(connection.exec_driver_sql(text).one())
 
     @contextmanager
     def _leaving(self, connection: Connection, block: Any) -> Iterator[None]:
         """Alembic's autocommit_block, which leaves word of how far the revision had come."""
-        mark = Mark(self._revision, None, _WRITTEN if self._written else _CLEAN, begun=True)
-        connection.exec_driver_sql(message.note(self._order.target, mark).text)
+        connection.exec_driver_sql(self._so_far())
         with block():
             self._inside_block = True
             try:
                 yield
             finally:
                 self._inside_block = False
+                if not self._driver.closed:
+                    self._wait_for_locks(self._order.patience.lock_timeout_s)
+
+    def _so_far(self) -> str:
+        mark = Mark(self._revision, None, _WRITTEN if self._written else _CLEAN, begun=True)
+        return message.note(self._order.target, mark).text
+
+    def _wait_for_locks(self, seconds: float) -> None:
+        self._driver.execute(f"SET lock_timeout = {round(seconds * 1000)}".encode())
 
     def _look(
         self, _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any
     ) -> tuple[str, Any]:
         words = statement.split(None, 1)
         first = words[0].upper() if words else ""
-        ours = self._order.target.versions in statement or self._scripts.version_table in statement
-        if ours or first in {"SELECT", "SHOW", "EXECUTE", "SAVEPOINT", "RELEASE"}:
+        if statement.startswith(self._bookkeeping) or first in {"SHOW", "EXECUTE", "SAVEPOINT", "RELEASE"}:
             return statement, parameters
         try:
             found = hazards([statement], shared_schemas=self._order.shared_schemas)
+            self._leaves_traces = self._leaves_traces or leaves_traces(statement)
         except ValueError:
             found = []  # the server will say what is wrong with it
         shared = self._order.target.generation == message.SHARED
@@ -268,23 +297,49 @@ class _Work:
             raise MigrationRefusedError(
                 f"revision {self._revision}, which runs online", [f"{h.what}: {h.statement[:200]}" for h in found]
             )
+        if first == "SELECT":
+            return statement, parameters
         if self._inside_block:
-            return self._rebuilt(statement), parameters
+            return self._outside(statement), parameters
         self._written = True
         return statement, parameters
 
-    def _rebuilt(self, statement: str) -> str:
+    @property
+    def _bookkeeping(self) -> tuple[str, ...]:
+        """How the statements begin that Alembic and we send about the version table."""
+        table, versions = self._scripts.version_table, self._order.target.versions
+        alembic = (f"UPDATE {table} ", f"INSERT INTO {table} ", f"DELETE FROM {table} ")
+        ours = ("COMMENT ON TABLE", "CREATE TABLE IF NOT EXISTS", "REVOKE ALL ON TABLE")
+        return (*alembic, *(f"{words} {versions} " for words in ours))
+
+    def _outside(self, statement: str) -> str:
+        """Return what to send for a statement that is committed at once, and may have been before a kill."""
+        # CREATE INDEX CONCURRENTLY waits without holding others up, and one that gave up leaves an invalid index.
+        self._wait_for_locks(0 if "CONCURRENTLY" in statement.upper() else self._order.patience.lock_timeout_s)
+        if (build := concurrent_index(statement)) is not None and build.name is not None:
+            return self._rebuilt(statement, build)
+        forgiving = _forgiving(statement)
+        if forgiving is None and not self._written:
+            self._written = True
+            self._driver.execute(self._so_far().encode())
+        return forgiving if forgiving is not None and self._redo else statement
+
+    def _rebuilt(self, statement: str, build: IndexBuild) -> str:
         """Return what to send for an index that a stopped run may have left, half made or whole."""
-        build = concurrent_index(statement)
-        if build is None:
-            return statement
         target = self._order.target
         table = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.table)}"
-        for index in invalid_indexes(self._driver, table, build.name):
+        for index in invalid_indexes(self._driver, table, build.name or ""):
             self._driver.execute(f"DROP INDEX CONCURRENTLY {index}".encode())
-        if self._redo and build.name is not None:
-            made = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.name)}"
-            row = self._driver.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (made,)).fetchone()
-            if row is not None and row[0]:
-                return "SELECT 1"
-        return statement
+        made = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.name or '')}"
+        row = self._driver.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (made,)).fetchone()
+        return "SELECT 1" if self._redo and row is not None and row[0] else statement
+
+
+def _forgiving(statement: str) -> str | None:
+    """Return a statement in words that do not mind if it was carried out before; None if there are none."""
+    if not repeatable(statement):
+        return None
+    return _ADD_OR_DROP.sub(lambda words: f"{words[0]}IF {'NOT ' if words[1] else ''}EXISTS ", statement, count=1)
+
+
+_ADD_OR_DROP = re.compile(r"(?:(ADD\s+VALUE)|DROP\s+INDEX\s+CONCURRENTLY)\s+(?!IF\b)", re.IGNORECASE)

@@ -28,8 +28,8 @@ def find_scripts(settings: Settings, given: str | None = None) -> Scripts:
         raise ConfigurationError(f"the Alembic project of this folder cannot be read: {error}") from error
     if not found:
         raise ConfigurationError(
-            "it is not known where the revisions are: give --scripts FOLDER, set MT_PAAS_DB_SCRIPT_LOCATION, or run this "
-            "where an alembic.ini, or a pyproject.toml with [tool.alembic], has a script_location"
+            "it is not known where the revisions are: give --scripts FOLDER, set MT_PAAS_DB_SCRIPT_LOCATION, or run "
+            "this where an alembic.ini, or a pyproject.toml with [tool.alembic], has a script_location"
         )
     return Scripts(found, config=config)
 

@@ -6,7 +6,7 @@ is named with its reason, and runs online.
 
 Three things differ from Alembic's own ``--sql``. The dialect is told the server's version, and that backslashes are
 plain characters, as it would learn when it connects. Tabs stay what they are. And bound values are written as literals
-only where the literal is known to mean the same.
+of the type that a driver would send, where that literal is known to mean the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import ARRAY, JSON, Dialect, text
+from sqlalchemy import ARRAY, JSON, Boolean, Date, DateTime, Dialect, Enum, Integer, Numeric, String, Uuid, text
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.schema import DDLElement
-from sqlalchemy.sql.elements import BindParameter, ClauseElement, TextClause
+from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
 from mt_paas_db.migrate.script import Action, Heads, Item, Part
 from mt_paas_db.migrate.scripts import Scripts
@@ -49,6 +49,7 @@ def render(
     context = _Offline(_dialect(server_version), environment)
     # On the instance: Alembic's module proxies do not know subclasses.
     environment.is_offline_mode = lambda: context.renderer.refuse("it asks is_offline_mode()")  # type: ignore[method-assign]
+    environment.get_bind = lambda: context.renderer.refuse("it asks context.get_bind()")  # type: ignore[method-assign]
     parts: list[Part] = []
     with environment:
         environment._migration_context = context
@@ -75,7 +76,9 @@ def _part(context: _Offline, step: Any, heads: Heads) -> Part:
     except Exception as error:
         lines = str(error).strip().splitlines()
         renderer.needs.append(f"it cannot be rendered: {type(error).__name__}{': ' + lines[0] if lines else ''}")
-    items = tuple(Item(piece, alone) for statement, alone in renderer.statements for piece in _pieces(renderer, statement))
+    items = tuple(
+        Item(piece, alone) for statement, alone in renderer.statements for piece in _pieces(renderer, statement)
+    )
     reason = renderer.needs[0] if renderer.needs else None
     return Part(revision, heads, () if reason else items, reason)
 
@@ -95,9 +98,25 @@ def _dialect(server_version: tuple[int, ...]) -> Dialect:
     """Return a dialect as it is after it has connected. Named parameters leave percent signs single."""
     dialect: Any = psycopg.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     dialect.server_version_info = server_version
+    dialect.supports_virtual_generated_columns = server_version >= (18,)
     dialect._backslash_escapes = False  # standard_conforming_strings, which every connection of ours has
     made: Dialect = dialect
     return made
+
+
+class _Typed(psycopg.PGCompiler_psycopg):
+    """Writes bound values with the types that they are sent with: 'a' alone is of another type than a string sent."""
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        written: str = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+        if isinstance(value, decimal.Decimal):
+            return f"CAST({written} AS NUMERIC)"
+        sent = type_._unwrapped_dialect_impl(self.dialect)
+        if value is None or not sent.render_bind_cast:
+            return written
+        # As the compiler writes a cast, but around it: -1::INTEGER is read as -(1::INTEGER).
+        cast = self.render_bind_cast(type_, sent, "").removeprefix("::")  # type: ignore[no-untyped-call]
+        return f"CAST({written} AS {cast})"
 
 
 class _Offline(MigrationContext):
@@ -150,6 +169,8 @@ class _Renderer(PostgresqlImpl):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._typed = _dialect(self.dialect.server_version_info)  # type: ignore[arg-type]
+        self._typed.statement_compiler = _Typed
         self.begin_revision()
 
     def begin_revision(self) -> None:
@@ -163,9 +184,13 @@ class _Renderer(PostgresqlImpl):
         raise NeedsConnection(reason)
 
     def emit_begin(self) -> None:
+        if not self._alone:
+            self.refuse("it begins a transaction of its own")
         self._alone = False
 
     def emit_commit(self) -> None:
+        if self._alone:
+            self.refuse("it leaves its transaction twice")
         self._alone = True
 
     @property
@@ -179,15 +204,15 @@ class _Renderer(PostgresqlImpl):
         rows = list(rows)
         if any(column.default is not None for column in table.c):
             self.refuse("it inserts rows whose Python-side defaults are computed for each")
+        if any(row.keys() != rows[0].keys() for row in rows):
+            self.refuse("it inserts rows that do not all have the same columns")
         for row in rows:
             for name, value in row.items():
                 if not isinstance(value, ClauseElement):
                     self._check(value, table.c[name].type)
         super().bulk_insert(table, rows, multiinsert=multiinsert)
 
-    def _exec(
-        self, construct: Any, execution_options: Any = None, multiparams: Any = None, params: Any = None
-    ) -> None:
+    def _exec(self, construct: Any, execution_options: Any = None, multiparams: Any = None, params: Any = None) -> None:
         if isinstance(construct, str):
             construct = text(construct)
         if multiparams or params:
@@ -197,31 +222,63 @@ class _Renderer(PostgresqlImpl):
     def _text(self, construct: Any) -> str:
         if isinstance(construct, DDLElement):
             return str(construct.compile(dialect=self.dialect)).strip()
-        bound: Sequence[BindParameter[Any]] = list(construct.compile(dialect=self.dialect).binds.values())
+        compiled: Any = construct.compile(dialect=self._typed)
+        if compiled.insert_prefetch or compiled.update_prefetch:
+            self.refuse("it has Python-side defaults")
+        bound: Sequence[BindParameter[Any]] = list(compiled.binds.values())
         for parameter in bound:
-            if parameter.callable is None and parameter.value is None and parameter.required:
-                continue  # a text's ":name" without a value; the compiler says so itself
-            self._check(parameter.effective_value, parameter.type)
-        kw: dict[str, Any] = {"compile_kwargs": {"literal_binds": True}}
-        if isinstance(construct, TextClause) and not bound:
-            kw = {}
-        return str(construct.compile(dialect=self.dialect, **kw)).strip()
+            if parameter.required:
+                self.refuse(f"it gives no value for :{parameter.key}")
+            several = parameter.expanding and isinstance(parameter.effective_value, (list, tuple, set, frozenset))
+            for value in parameter.effective_value if several else (parameter.effective_value,):  # type: ignore[union-attr]
+                self._check(value, parameter.type)
+        kw: dict[str, Any] = {"compile_kwargs": {"literal_binds": True}} if bound else {}
+        return str(construct.compile(dialect=self._typed, **kw)).strip()
 
     def _check(self, value: Any, type_: Any) -> None:
         """Refuse values whose literal is not sure to be what a driver would send."""
-        if isinstance(value, (list, dict)):
-            if not isinstance(type_, (JSON, ARRAY)):
-                self.refuse(f"it binds a {type(value).__name__} to {type_!r}")
-            for inner in value.values() if isinstance(value, dict) else value:
-                self._check(inner, type_)
-            return
+        type_ = type_.dialect_impl(self.dialect)
         if value is None:
             if isinstance(type_, JSON):
                 self.refuse("it binds None to a JSON column")
-            return
-        plain = isinstance(value, (str, bool, int, decimal.Decimal, datetime.date, uuid.UUID, enum.Enum))
-        finite = plain and not (isinstance(value, decimal.Decimal) and not value.is_finite())
-        if isinstance(value, float):
-            finite = math.isfinite(value) and isinstance(type_, JSON)
-        if not finite or (isinstance(value, str) and "\0" in value):
-            self.refuse(f"it binds a value of type {type(value).__name__}")
+        elif isinstance(type_, JSON):
+            self._check_json(value)
+        elif isinstance(type_, ARRAY):
+            if type(value) is not list:
+                self.refuse(f"it binds a {type(value).__name__} to an array")
+            for inner in value:
+                self._check(inner, type_ if type(inner) is list else type_.item_type)
+        elif not _same_as_literal(value, type_):
+            self.refuse(f"it binds a value of type {type(value).__name__} as {type_!r}")
+
+    def _check_json(self, value: Any) -> None:
+        if type(value) in (list, dict):
+            for inner in value.values() if isinstance(value, dict) else value:
+                self._check_json(inner)
+        elif not (value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))):
+            self.refuse(f"it binds a value of type {type(value).__name__} in JSON")
+
+
+_LITERALS: tuple[tuple[type, frozenset[type]], ...] = (
+    (Enum, frozenset({str})),
+    (String, frozenset({str})),
+    (Boolean, frozenset({bool})),
+    (Integer, frozenset({int})),
+    (Numeric, frozenset({int, decimal.Decimal})),
+    (Uuid, frozenset({uuid.UUID})),
+)
+"""What values columns of these types are given as literals. A subclass of a value's type may be sent otherwise."""
+
+
+def _same_as_literal(value: Any, type_: Any) -> bool:
+    if isinstance(type_, (Date, DateTime)):
+        # An hour of another zone is converted where it is sent, and cut off where it is written.
+        zone = getattr(value, "tzinfo", None)
+        return isinstance(value, datetime.date) and (zone is None or getattr(type_, "timezone", False))
+    if isinstance(value, enum.Enum):
+        return isinstance(type_, Enum)
+    if isinstance(value, decimal.Decimal) and not value.is_finite():
+        return False
+    if isinstance(value, str) and "\0" in value:
+        return False
+    return any(isinstance(type_, known) and type(value) in values for known, values in _LITERALS)

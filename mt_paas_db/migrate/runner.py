@@ -180,9 +180,12 @@ class Runner:
             except KeyboardInterrupt:
                 queue.close()
                 if self.tally.interrupted:
-                    for migrator in self._migrators:
-                        migrator.cancel()
+                    threading.Thread(target=self._cancel, daemon=True).start()  # the next Ctrl-C must find us here
                 self.tally.interrupted = True
+
+    def _cancel(self) -> None:
+        for migrator in list(self._migrators):
+            migrator.cancel()
 
     def _tell(self, phase: str) -> None:
         now = time.monotonic()
@@ -214,6 +217,15 @@ class Runner:
 
     def _attempt(self, migrator: Migrator, job: _Job, compiler: Compiler, queue: _Queue) -> float | None:
         """Try a tenant once; return after how many seconds to try it again, or None where it is done with."""
+        try:
+            return self._try(migrator, job, compiler, queue)
+        except ServerUnavailableError:
+            job.since = job.since or time.monotonic()
+            if self._waited(job, self._options.reconnect_s):
+                raise
+            return _BACKOFF_S * 5
+
+    def _try(self, migrator: Migrator, job: _Job, compiler: Compiler, queue: _Queue) -> float | None:
         target, heads, _wave = job.move
         try:
             outcome = migrator.migrate(target, heads, compiler, attempts=job.attempts)
@@ -226,11 +238,6 @@ class Runner:
                 return _backoff_s(job.attempts)
             outcome = error.outcome
             migrator.give_up(target, outcome)
-        except ServerUnavailableError:
-            job.since = job.since or time.monotonic()
-            if self._waited(job, self._options.reconnect_s):
-                raise
-            return _BACKOFF_S * 5
         self._count(target, outcome, queue)
         return None
 

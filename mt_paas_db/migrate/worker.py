@@ -50,7 +50,11 @@ class Worker:
         # Another order of sets and dicts in each kind, so that text that depends on it shows.
         environment = {**os.environ, "PYTHONHASHSEED": "2" if setup.shifted else "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", _MAIN],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            process_group=0,  # Ctrl-C is the parent's to handle
         )
         self._lock = threading.Lock()
         self._send([*sys.path])
@@ -85,6 +89,16 @@ class Worker:
         pickle.dump(value, self._process.stdin)
         self._process.stdin.flush()
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def cancel(self) -> None:
+        """Ask for what is under way to be cancelled. May be called from another thread."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGUSR1)
+
     def close(self) -> None:
         """End the process; one that is in the middle of something ends when it is done, or after 5 s."""
         for pipe in (self._process.stdin, self._process.stdout):
@@ -104,7 +118,7 @@ def serve(requests: Any) -> None:
     """Answer requests until there are no more. The process's main function."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGUSR1, _cancel)
     setup: Setup = pickle.load(requests)  # noqa: S301  our own parent
     scripts: Any = None
     while True:
@@ -120,8 +134,24 @@ def serve(requests: Any) -> None:
             answer = error
         except BaseException as error:
             answer = ConfigurationError(f"a revision cannot be run: {type(error).__name__}: {error}")
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:
+            return  # the parent was killed; what was done is done
+
+
+_cancellations: list[Callable[[], object]] = []
+
+
+def on_cancel(action: Callable[[], object]) -> None:
+    """In the process: have `action` called when the parent asks to cancel."""
+    _cancellations.append(action)
+
+
+def _cancel(_signal: int, _frame: Any) -> None:
+    for action in _cancellations:
+        action()
 
 
 def _scripts(setup: Setup) -> Any:
