@@ -16,7 +16,9 @@ from typing import Protocol, cast
 from benchmarks.report import Result
 
 BENCHMARKS: dict[str, str] = {
+    "fanout": "benchmarks.fanout",
     "imports": "benchmarks.imports",
+    "provision": "benchmarks.provision",
     "session": "benchmarks.session",
 }
 

@@ -39,11 +39,10 @@ _SETTINGS = {
 
 @dataclass
 class FleetGround:
-    """An installation whose history is a base of `tables` tables and a small change; `schemas` are its tenants'."""
+    """An installation whose history is a base and a small change; `schemas` are its tenants', all at the base."""
 
     service: Service
     location: str
-    tables: int
     jobs: int
     schemas: list[str] = field(default_factory=list)
 
@@ -124,6 +123,17 @@ class FleetGround:
         self.ask("ANALYZE")
         self.settle()
 
+    def enter(self, number: int, revision: str) -> None:
+        """Have `number` tenants in the catalog, at `revision`, which have no schema: for what looks no further."""
+        self.ask(
+            "WITH made AS (INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name,"
+            " role_name) SELECT nextval('mt_paas.tenant_generation'), 'idle-' || n, n, 'active', c.name,"
+            f" 'idle_' || n, 'idle_' || n FROM mt_paas.cell c, generate_series(1, {number}) n ON CONFLICT DO NOTHING"
+            " RETURNING generation) INSERT INTO mt_paas.tenant_revision (generation, heads)"
+            f" SELECT generation, {literal([revision])} FROM made"
+        )
+        self.settle()
+
     def name(self, tenant_id: str, generation: int) -> str:
         """Return what a tenant's schema and role are called."""
         return tenant_sql_name(self.service.name, parse_tenant_id(tenant_id), generation, opaque=False)
@@ -177,6 +187,14 @@ class FleetGround:
         ]
         return ";\n".join(parts)
 
+    def tenants_s(self, run_id: int | None) -> float:
+        """Return the seconds from the first tenant's transaction to the last one's end, by the log of a run."""
+        ((took_s,),) = self.ask(
+            "SELECT extract(epoch FROM max(ended_at) - min(ended_at - make_interval(secs => seconds)))"
+            f" FROM mt_paas.outcome WHERE run_id = {run_id} AND generation > 0"
+        )
+        return float(took_s)
+
     def reset(self, schemas: Sequence[str] | None = None) -> None:
         """Undo the change in `schemas`, all where left out, and come to rest. Not timed.
 
@@ -203,20 +221,22 @@ class FleetGround:
 
 
 @contextmanager
-def fleet_ground(*, tables: int, jobs: int, major: int | None) -> Iterator[FleetGround]:
-    """Start PostgreSQL `major` (the newest where None), initialize, and make the reference at the base.
+def fleet_server(major: int | None) -> Iterator[PostgresServer]:
+    """Start PostgreSQL `major`, the newest where None. Raises `LookupError` where there is none."""
+    with PostgresServer(find_postgres(major), settings=_SETTINGS) as server:
+        yield server
 
-    Raises `LookupError` where there is no such PostgreSQL.
-    """
+
+@contextmanager
+def fleet_ground(server: PostgresServer, *, tables: int, jobs: int, at: str = BASE) -> Iterator[FleetGround]:
+    """Make an installation with a reference `at` a revision, in a database of its own, which goes with the server."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mt_paas_bench_")))
-        server = stack.enter_context(PostgresServer(find_postgres(major), settings=_SETTINGS))
-        service = Service(server)  # not closed: the whole server goes
-        ground = FleetGround(service, write_history(folder / "history", tables=tables), tables, jobs)
+        ground = FleetGround(Service(server), write_history(folder / "history", tables=tables), jobs)
         manager = ground.manager()
         stack.callback(manager.close)
         manager.init()
-        report = ground.fleet().upgrade(BASE)
+        report = ground.fleet().upgrade(at)
         if not report.ok:
             raise RuntimeError(f"the reference cannot be made: {report.message} {report.failures}")
         yield ground

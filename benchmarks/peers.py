@@ -43,7 +43,15 @@ def peer_python() -> Path:
     if find_spec("asyncpg") is not None:
         wanted.append(f"asyncpg=={metadata.version('asyncpg')}")
     wanted += [f"{name}=={version}" for name, version in PEERS.items()]
-    key = hashlib.sha256(repr((sys.version, wanted)).encode()).hexdigest()[:12]
+    return python_with(wanted)
+
+
+def python_with(wanted: Sequence[str]) -> Path:
+    """Return the interpreter of an environment that has the requirements `wanted`; make it where it is missing.
+
+    Raises `LookupError` where the packages cannot be had.
+    """
+    key = hashlib.sha256(repr((sys.version, list(wanted))).encode()).hexdigest()[:12]
     folder = CACHE / f"peers-{key}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     done = folder / "complete"

@@ -24,6 +24,12 @@ def downgrade():
 """
 
 
+def revision_text(revision: str, body: str, *, after: str | tuple[str, ...] | None, down: str) -> str:
+    """Return a revision's file."""
+    body, down = (indent(dedent(text).strip() or "pass", "    ") for text in (body, down))
+    return _REVISION.format(revision=revision, after=after, body=body, down=down)
+
+
 class History:
     """A `script_location` that revisions are added to."""
 
@@ -45,8 +51,7 @@ class History:
         down: str = "raise NotImplementedError",
     ) -> History:
         """Write a revision whose ``upgrade`` is `body`; return this history, to add more."""
-        body, down = (indent(dedent(text).strip() or "pass", "    ") for text in (body, down))
-        text = _REVISION.format(revision=revision, after=after, body=body, down=down)
+        text = revision_text(revision, body, after=after, down=down)
         (self.folder / "versions" / f"{revision}.py").write_text(text)
         return self
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -42,15 +42,18 @@ def mt(armada: Armada, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(armada.service, capsys)
 
 
+def validator(kind: str) -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    return jsonschema.Draft202012Validator(SCHEMA | {"anyOf": [{"$ref": f"#/$defs/{kind}"}]})
+
+
 @pytest.fixture
 def document(mt: CommandLine) -> Callable[..., Any]:
     """Runs a command with ``--json`` and returns its document, which the schema allows under the name given first."""
-    jsonschema = pytest.importorskip("jsonschema")
 
     def run(kind: str, *arguments: str, code: int = 0) -> Any:
         found = mt.json("migrate", *arguments, code=code)
-        described = {"$schema": SCHEMA["$schema"], "$defs": SCHEMA["$defs"], "$ref": f"#/$defs/{kind}"}
-        jsonschema.Draft202012Validator(described).validate(found)
+        validator(kind).validate(found)
         return found
 
     return run
@@ -162,7 +165,7 @@ def test_a_plan_that_destroys_data_is_refused(armada: Armada, mt: CommandLine, d
     down = mt("migrate", "downgrade", "-1")
     assert "3 migrated" in down.out
     assert {armada.heads(tenant) for tenant in TENANTS} == {("a1",)}
-    assert document("plan", "plan", "--stamp", "a2")["action"] == "stamp"
+    assert document("plan", "plan", "--stamp", "a2", "--tenant", "snu")["action"] == "stamp"
     document("report", "stamp", "a2", "--tenant", "snu")
     assert armada.heads("snu") == ("a2",)
     assert "body" in armada.columns("snu")
@@ -170,7 +173,7 @@ def test_a_plan_that_destroys_data_is_refused(armada: Armada, mt: CommandLine, d
 
 def test_a_part_of_the_fleet_fails(armada: Armada, mt: CommandLine, document: Callable[..., Any]) -> None:
     armada.history.add("a2", ADD_TITLE, after="a1")
-    armada.ask("korea", "DROP TABLE note")
+    armada.ask("korea", "ALTER TABLE note RENAME TO mislaid")
 
     ended = mt("migrate", "upgrade", "--max-failures", "5", code=4)
     assert re.search(r"^korea: .*note.* \[42P01\]$", ended.out, re.M)
@@ -183,8 +186,7 @@ def test_a_part_of_the_fleet_fails(armada: Armada, mt: CommandLine, document: Ca
 
     alone = document("report", "resume", code=1)  # nobody was migrated
     assert (alone["tenants"]["failed"], alone["failures"][0]["tenant_id"]) == (1, "korea")
-    armada.ask("korea", 'CREATE TABLE note (LIKE "{}".note INCLUDING ALL)'.format(armada.schema("hallym")))
-    armada.ask("korea", "ALTER TABLE note DROP COLUMN title")
+    armada.ask("korea", "ALTER TABLE mislaid RENAME TO note")
     again = document("report", *hint[1].split()[1:], "--no-verify", "--jobs", "1")
     assert again["tenants"] == {"migrated": 1, "unchanged": 0, "failed": 0, "not_attempted": 0}
     run = document("shown", "show")["run"]
@@ -192,20 +194,21 @@ def test_a_part_of_the_fleet_fails(armada: Armada, mt: CommandLine, document: Ca
     assert run["options"]["max_failures"] == 5  # as the run was told that is gone on with
 
 
+def asleep(service: Service, *, timeout_s: float = 60) -> None:
+    """Return when a backend in `service`'s database is inside a pg_sleep()."""
+    until = time.monotonic() + timeout_s
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+    with service.superuser() as connection:
+        while connection.execute(query, (service.database,)).fetchone() is None:
+            assert time.monotonic() < until, "no revision came to sleep"
+            time.sleep(0.02)
+
+
 def test_interrupted_and_resumed(armada: Armada, mt: CommandLine) -> None:
     slow = "op.execute(\"SELECT pg_sleep(1.5 * (current_schema() NOT LIKE '%reference')::int)\")\n"
     armada.history.add("a2", slow + ADD_TITLE, after="a1")
     with mt.in_a_process("migrate", "upgrade", "--jobs", "1", "--json") as process:
-        until = time.monotonic() + 60
-        with armada.service.superuser() as connection:
-            while (
-                time.monotonic() < until
-                and not connection.execute(
-                    "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'",
-                    (armada.service.database,),
-                ).fetchone()
-            ):
-                time.sleep(0.02)
+        asleep(armada.service)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
@@ -335,3 +338,32 @@ def test_servers_that_cannot_serve(armada: Armada, mt: CommandLine, monkeypatch:
     down = mt("migrate", "upgrade", "--json", code=1)
     assert down.document["error"]["type"] == "ServerUnavailableError"
     assert "very-secret" not in down.out + down.err
+
+
+# -- the reference
+
+
+def test_the_page_shows_documents_that_the_schema_allows() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    page = (ROOT / "docs/reference/migrate-report.md").read_text()
+    blocks = re.findall(r"<!-- schema: (\w+) -->\n```json\n(.*?)```", page, re.S)
+    assert len(blocks) == page.count("```json") == 4
+    for kind, block in blocks:
+        validator(kind).validate(json.loads(block))
+    with pytest.raises(jsonschema.ValidationError):
+        validator("report").validate(json.loads(blocks[0][1]) | {"more": 1})
+
+
+def test_the_schema_knows_every_state() -> None:
+    """No run here comes to all of them."""
+    from mt_paas_db.migrate.ledger import OutcomeState, RunState
+    from mt_paas_db.migrate.verify import Verdict
+
+    kinds = SCHEMA["$defs"]
+    assert set(kinds["run"]["properties"]["state"]["enum"]) == set(get_args(RunState))
+    assert set(kinds["report"]["properties"]["state"]["enum"]) == {*get_args(RunState)} - {"running", "lost"}
+    of_outcome = kinds["shown"]["properties"]["outcomes"]["items"]["properties"]["state"]
+    assert set(of_outcome["enum"]) == set(get_args(OutcomeState))
+    of_tenant = kinds["verified"]["properties"]["tenants"]["items"]["properties"]["verdict"]
+    assert set(of_tenant["enum"]) == set(get_args(Verdict))

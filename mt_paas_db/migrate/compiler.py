@@ -71,8 +71,8 @@ class Compiler:
     def _compile(self, action: Action, start: Heads, target: str) -> Script:
         route = self.scripts.route(action, start, target)
         if action == "stamp":
-            parts = (Part("stamp", route.end),) if route.steps else ()
-            return Script(action, start, route.end, parts)
+            # Also where a tenant stands there already: a stamp takes away what marks it as interrupted.
+            return Script(action, start, route.end, (Part("stamp", route.end),))
         if not route.steps:
             return Script(action, start, route.end, ())
         if not self._workers:

@@ -251,7 +251,7 @@ class Fleet:
             )
             runner = Runner(assignment, plan, listener=listener)
             try:
-                _carry_out(runner, ground, plan, options)
+                _carry_out(runner, ground, plan, selection, options)
             finally:
                 runner.close()
             return _report(runner, ground, plan, options, run_id, began)
@@ -296,7 +296,7 @@ def _enter(ground: Ground, plan: Plan, selection: Selection, options: Options, r
     return run_id
 
 
-def _carry_out(runner: Runner, ground: Ground, plan: Plan, options: Options) -> None:
+def _carry_out(runner: Runner, ground: Ground, plan: Plan, selection: Selection, options: Options) -> None:
     tally = runner.tally
     for target, _heads, reason in plan.blocked:
         tally.states["failed"] += 1
@@ -309,7 +309,7 @@ def _carry_out(runner: Runner, ground: Ground, plan: Plan, options: Options) -> 
         shared = move.target.generation == SHARED
         compiler = ground.shared_compiler if shared else ground.compiler
         assert compiler is not None
-        towards = "heads" if shared and plan.moves else plan.destination
+        towards = "heads" if shared and not selection.shared_only else plan.destination
         if not runner.first(move, script, compiler, towards):
             return
     if options.verify and plan.action != "stamp":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -70,6 +70,8 @@ class Ground:
                 if target.entry not in connections:
                     connections[target.entry] = stack.enter_context(self.direct.connect(target.entry))
                 heads = look(connections[target.entry], target).heads or ()
+                if self.scripts.knows(heads):
+                    ledger.record_set(self.connection, heads, self.scripts.closure(heads))
                 ledger.record_heads(self.connection, target.generation, heads)
                 found[number] = Position(target, heads)
         return found
@@ -100,7 +102,7 @@ class Ground:
             shared_schemas=self.shared_schemas,
         )
         warnings = [*self._project_warnings(), *(self._lint(plan) if with_lint else ())]
-        return Plan(**{name: getattr(plan, name) for name in plan.__slots__} | {"warnings": tuple(warnings)})
+        return replace(plan, warnings=tuple(warnings))
 
     def _first(self, action: Action, destination: str, selection: Selection) -> Iterator[tuple[Target, Script]]:
         shared = self.shared

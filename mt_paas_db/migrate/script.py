@@ -118,7 +118,7 @@ class Script:
         Raises `ValueError` where the mark was left by another text than this one.
         """
         skip = 0
-        if mark is not None:
+        if mark is not None and self.action != "stamp":
             first = self.parts[0] if self.parts else None
             if first is None or first.revision != mark.revision or mark.done is None:
                 raise ValueError(f"it was interrupted inside revision {mark.revision}")
