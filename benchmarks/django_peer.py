@@ -102,15 +102,18 @@ class DjangoTenants:
     server: PostgresServer
     database: str
     jobs: int
+    stage: int
     schemas: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, python: Path, folder: Path, service: Service, *, tables: int, jobs: int) -> DjangoTenants:
-        """Write the project, and migrate what its tenants share."""
+    def begin(
+        cls, python: Path, folder: Path, service: Service, *, tables: int, jobs: int, stage: int = 1
+    ) -> DjangoTenants:
+        """Write the project, and migrate what its tenants share. At stage 2 its models have the change already."""
         database = f"{service.name}_django"
         with service.superuser("postgres") as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-        peer = cls(python, folder, service.server, database, jobs)
+        peer = cls(python, folder, service.server, database, jobs, stage)
         url = make_url(service.server.dsn(database))
         options = {"ENGINE": "django_tenants.postgresql_backend", "NAME": database, "USER": url.username,
                    "HOST": url.host, "PORT": str(url.port)}  # fmt: skip
@@ -127,23 +130,24 @@ class DjangoTenants:
             (folder / app / "migrations").mkdir()
             for package in (folder / app, folder / app / "migrations"):
                 (package / "__init__.py").touch()
-        peer._do("begin", stage=1)
+        peer._do("begin")
         return peer
 
     def create(self, number: int) -> list[float]:
         """Make `number` more tenants with all tables, one after the other; return the seconds of each."""
         names = [f"tenant{len(self.schemas) + n:04}" for n in range(number)]
-        took_s: list[float] = self._do("create", stage=1, names=names)
+        took_s: list[float] = self._do("create", names=names)
         self.schemas += names
         return took_s
 
     def change(self) -> None:
         """Write the migration of the change."""
-        self._do("change", stage=2)
+        self.stage = 2
+        self._do("change")
 
     def migrate(self, executor: str) -> float:
         """Run ``migrate_schemas`` for all tenants; return the seconds it took."""
-        took_s: float = self._do("migrate", stage=2, executor=executor)
+        took_s: float = self._do("migrate", executor=executor)
         return took_s
 
     def reset(self) -> None:
@@ -153,11 +157,11 @@ class DjangoTenants:
         with Libpq(self.server.dsn(self.database), jobs=self.jobs) as libpq:
             libpq.send(messages)
 
-    def _do(self, what: str, *, stage: int, **details: Any) -> Any:
+    def _do(self, what: str, **details: Any) -> Any:
         done = subprocess.run(
             [self.python, "-m", "benchmarks.django_worker", json.dumps({"do": what, **details})],
             cwd=self.folder, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self._path())), "STAGE": str(stage)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, self._path())), "STAGE": str(self.stage)},
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"django-tenants could not {what}:\n{done.stderr[-3000:]}")

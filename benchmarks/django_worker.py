@@ -12,7 +12,7 @@ from typing import Any
 
 def begin() -> None:
     """Make the first migrations, and migrate the shared schema."""
-    from django.core.management import call_command
+    from django.core.management import call_command  # type: ignore[import-not-found]
 
     call_command("makemigrations", "customers", "shop", verbosity=0)
     call_command("migrate_schemas", shared=True, verbosity=0)
@@ -27,7 +27,7 @@ def change() -> None:
 
 def create(names: Sequence[str]) -> list[float]:
     """Make tenants, each with its schema and tables."""
-    from django_tenants.utils import get_tenant_model
+    from django_tenants.utils import get_tenant_model  # type: ignore[import-not-found]
 
     took_s = []
     for name in names:
@@ -49,7 +49,7 @@ def migrate(executor: str) -> float:
 def main(order: dict[str, Any]) -> Any:
     """Set Django up, and do what the order says."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "project"
-    import django
+    import django  # type: ignore[import-not-found]
 
     django.setup()
     work = {"begin": begin, "change": change, "create": create, "migrate": migrate}[order.pop("do")]

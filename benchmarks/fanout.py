@@ -4,10 +4,10 @@ Every tenant has the same tables, and the change is one column and one index. Ea
 and without, and the raw limit, in an order that changes, and undoes the change in between; ratios are taken within the
 repeat, and a bar is the median of the repeats' ratios.
 
-*Tenants only* is from the first tenant's transaction to the last one's end, by the run's own log; it is what is compared
-with the raw limit, which is nothing else. The *whole run* has besides what a run costs once, whatever the number of
-tenants: two processes that render the revisions, the plan, the entry in the catalog. It is what is compared with the
-others, of which Alembic and django-tenants work on a sample.
+*Tenants only* is from the first tenant's transaction to the last one's end, by the run's own log: that is what is
+compared with the raw limit, which is nothing else. The *whole run* has besides what a run costs once, whatever the
+number of tenants: two processes that render the revisions, the plan, the entry in the catalog. That is what is compared
+with Alembic and django-tenants, which work on a sample.
 """
 
 from __future__ import annotations
@@ -71,15 +71,16 @@ class Grown:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tenants", type=_positive, default=1000, help="1000")
-    parser.add_argument("--tables", type=_positive, default=20, help="20 for each tenant")
-    parser.add_argument("--jobs", type=_positive, default=4, help="4 connections")
-    parser.add_argument("--repeats", type=_positive, default=3, help="3")
+    parser.add_argument("--tenants", type=positive, default=1000, help="1000")
+    parser.add_argument("--tables", type=positive, default=20, help="20 for each tenant")
+    parser.add_argument("--jobs", type=positive, default=4, help="4 connections")
+    parser.add_argument("--repeats", type=positive, default=3, help="3")
     parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
     parser.add_argument("--no-peers", action="store_true", help="leave out what is installed from PyPI")
 
 
-def _positive(value: str) -> int:
+def positive(value: str) -> int:
+    """Parse a number of at least 1."""
     if not value.isdecimal() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"{value!r}: a number is needed, at least 1")
     return int(value)
@@ -182,8 +183,11 @@ def _rows(figures: Figures) -> list[Row]:
 def _bars(figures: Figures, *, jobs: int) -> list[Bar]:
     whole, tenants = figures.whole, figures.tenants
     return [
-        Bar(f"{ALEMBIC} / {VERIFIED}, {jobs} connections, whole run",
-            figures.ratio(whole[ALEMBIC], whole[VERIFIED]), OVER_ALEMBIC, better="higher"),
+        *(
+            Bar(f"time, whole run: {ALEMBIC} / {ours}, {jobs} connections",
+                figures.ratio(whole[ALEMBIC], whole[ours]), OVER_ALEMBIC, better="higher")
+            for ours in (VERIFIED, UNVERIFIED)
+        ),
         Bar(f"rate, tenants only: {UNVERIFIED} / {RAW}",
             figures.ratio(tenants[RAW], tenants[UNVERIFIED]), OF_RAW, better="higher"),
         Bar(f"rate, tenants only: {VERIFIED} / {RAW}",
@@ -194,12 +198,14 @@ def _bars(figures: Figures, *, jobs: int) -> list[Bar]:
 def _remarks(figures: Figures, options: argparse.Namespace) -> list[str]:
     whole = figures.whole
     lines = [
-        f"  {options.tenants} tenants of {options.tables} tables, {options.jobs} connections; stretch without verifying: {STRETCH}"
+        f"  {options.tenants} tenants of {options.tables} tables, {options.jobs} connections; "
+        f"stretch of the raw rate, not verified: {STRETCH}"
     ]
-    for case in (ALEMBIC, STANDARD, PROCESSES, RAW):
-        if case in whole:
-            over = [f"{figures.ratio(whole[case], whole[ours]):.2f} of {ours}" for ours in (VERIFIED, UNVERIFIED)]
-            lines.append(f"    time per tenant, whole run: {case:<32} {', '.join(over)}")
+    for part, base in (("whole run", figures.whole), ("tenants only", figures.tenants)):
+        for case in (ALEMBIC, STANDARD, PROCESSES):
+            if case in whole:
+                over = [f"{figures.ratio(whole[case], base[ours]):.2f} of {ours}" for ours in (VERIFIED, UNVERIFIED)]
+                lines.append(f"    time per tenant, our {part}: {case:<32} {', '.join(over)}")
     return lines
 
 

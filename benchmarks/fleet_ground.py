@@ -36,6 +36,17 @@ _SETTINGS = {
     "checkpoint_timeout": "1h",
 }
 
+_CATALOGS = (
+    "pg_attrdef", "pg_attribute", "pg_class", "pg_constraint", "pg_depend", "pg_index", "pg_sequence", "pg_shdepend",
+    "pg_statistic", "pg_type",
+)  # fmt: skip
+
+# As Alembic makes it.
+_VERSION_TABLE = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+    " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+)
+
 
 @dataclass
 class FleetGround:
@@ -53,7 +64,7 @@ class FleetGround:
 
     @property
     def roles(self) -> InstallationRoles:
-        return InstallationRoles(self.service.name)
+        return InstallationRoles(self.service.settings().installation)
 
     def manager(self) -> TenantManager:
         """Return a manager that makes tenants at the head of the history."""
@@ -94,10 +105,9 @@ class FleetGround:
 
     def settle(self) -> None:
         """Bring the server to rest: vacuumed catalogs, nothing left to write."""
-        catalogs = "attribute class constraint depend index attrdef type statistic sequence shdepend".split()
         with self.service.superuser() as connection:
-            for catalog in catalogs:
-                connection.execute(f"VACUUM pg_catalog.pg_{catalog}".encode())
+            for catalog in _CATALOGS:
+                connection.execute(f"VACUUM pg_catalog.{catalog}".encode())
             for table in ("tenant", "tenant_name", "tenant_revision", "outcome", "run"):
                 connection.execute(f"VACUUM ANALYZE mt_paas.{table}".encode())
             connection.execute("CHECKPOINT")
@@ -136,7 +146,7 @@ class FleetGround:
 
     def name(self, tenant_id: str, generation: int) -> str:
         """Return what a tenant's schema and role are called."""
-        return tenant_sql_name(self.service.name, parse_tenant_id(tenant_id), generation, opaque=False)
+        return tenant_sql_name(self.roles.installation, parse_tenant_id(tenant_id), generation, opaque=False)
 
     def creation(self, schema: str, statements: Sequence[str], revision: str, *, then: Sequence[str] = ()) -> str:
         """Return the message that makes a tenant: role, schema, grants, tables, version row, in one transaction."""
@@ -155,8 +165,7 @@ class FleetGround:
                 for grant in ("tenant_tables", "tenant_sequences", "tenant_functions")
             ),
             ddl("roles", "tenant_path", schema=schema),
-            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
-            " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))",
+            _VERSION_TABLE,
             *statements,
             f"INSERT INTO alembic_version (version_num) VALUES ({literal(revision)})",
             ddl("roles", "hide_version_table", schema=schema, role=schema),
@@ -168,11 +177,14 @@ class FleetGround:
     @staticmethod
     def catalog_rows(tenant_id: str, generation: int, schema: str, revision: str = BASE) -> list[str]:
         """Return what enters a tenant into the catalog."""
-        return [
+        name, names = literal(tenant_id), literal(schema)
+        entered = (
             "INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)"
-            f" SELECT {generation}, {literal(tenant_id)}, {literal(tenant_id)}, 'active', name, {literal(schema)},"
-            f" {literal(schema)} FROM mt_paas.cell",
-            f"INSERT INTO mt_paas.tenant_name (name, generation, kind) VALUES ({literal(tenant_id)}, {generation}, 'id')",
+            f" SELECT {generation}, {name}, {name}, 'active', cell.name, {names}, {names} FROM mt_paas.cell"
+        )
+        return [
+            entered,
+            f"INSERT INTO mt_paas.tenant_name (name, generation, kind) VALUES ({name}, {generation}, 'id')",
             f"INSERT INTO mt_paas.tenant_revision (generation, heads) VALUES ({generation}, {literal([revision])})",
         ]
 

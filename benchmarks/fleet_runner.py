@@ -46,7 +46,7 @@ def counted(word: str) -> Iterator[list[str]]:
             found.append(said)
         return original(self, query, *arguments, **options)
 
-    psycopg.Cursor.execute = execute  # type: ignore[assignment,method-assign]
+    psycopg.Cursor.execute = execute  # type: ignore[method-assign]
     try:
         yield found
     finally:

@@ -43,11 +43,9 @@ class Chart:
 def svg(charts: Sequence[Chart]) -> str:
     """Return a document with the charts, one below the other. Raises `ValueError` where one has no points."""
     height = _HEIGHT * len(charts)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
-        f' role="img" aria-label="{escape("; ".join(chart.title for chart in charts))}">',
-        _STYLE,
-    ]
+    titles = escape("; ".join(chart.title for chart in charts))
+    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{titles}">', _STYLE]
     for number, chart in enumerate(charts):
         parts += [f'  <g transform="translate(0 {number * _HEIGHT})">', *_drawn(chart), "  </g>"]
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -80,8 +78,7 @@ def _drawn(chart: Chart) -> list[str]:
     for y in ys:
         parts.append(f'    <line class="grid" x1="{_LEFT}" y1="{down(y)}" x2="{right}" y2="{down(y)}"/>')
         parts.append(f'    <text x="{_LEFT - 8}" y="{down(y) + 4}" text-anchor="end">{y:,.10g}</text>')
-    for x in xs:
-        parts.append(f'    <text x="{across(x)}" y="{bottom + 18}" text-anchor="middle">{x:,.10g}</text>')
+    parts += [f'    <text x="{across(x)}" y="{bottom + 18}" text-anchor="middle">{x:,.10g}</text>' for x in xs]
     parts += [
         f'    <path class="axis" fill="none" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>',
         f'    <text x="{right}" y="{bottom + 36}" text-anchor="end">{escape(chart.x)}</text>',
@@ -93,7 +90,6 @@ def _drawn(chart: Chart) -> list[str]:
         parts.append(f'    <polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         parts += [f'    <circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in where]
         end_x, end_y = where[-1]
-        parts.append(
-            f'    <text x="{end_x - 6}" y="{end_y - 8}" text-anchor="end" style="fill:{colour}">{escape(line.name)}</text>'
-        )
+        at = f'x="{end_x - 6}" y="{end_y - 8}" text-anchor="end"'
+        parts.append(f'    <text {at} style="fill:{colour}">{escape(line.name)}</text>')
     return parts

@@ -17,7 +17,7 @@ class Libpq:
     """Connections that `first` was sent on. Close them by ``with``."""
 
     def __init__(self, dsn: str, *, jobs: int, first: str = "") -> None:
-        self._connections = [pq.PGconn.connect(dsn.encode()) for _ in range(jobs)]
+        self._connections: list[pq.abc.PGconn] = [pq.PGconn.connect(dsn.encode()) for _ in range(jobs)]
         for connection in self._connections:
             if connection.status != pq.ConnStatus.OK:
                 raise RuntimeError(connection.get_error_message())
@@ -52,7 +52,7 @@ class Libpq:
         return took_s
 
 
-def _work(connection: pq.PGconn, todo: SimpleQueue[bytes], failures: list[Exception]) -> None:
+def _work(connection: pq.abc.PGconn, todo: SimpleQueue[bytes], failures: list[Exception]) -> None:
     try:
         while not failures:
             _execute(connection, todo.get_nowait())
@@ -62,7 +62,7 @@ def _work(connection: pq.PGconn, todo: SimpleQueue[bytes], failures: list[Except
         failures.append(error)
 
 
-def _execute(connection: pq.PGconn, message: bytes) -> None:
+def _execute(connection: pq.abc.PGconn, message: bytes) -> None:
     result = connection.exec_(message)
     if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY):
         raise RuntimeError(f"{result.get_error_message()}in: {message.decode()[:500]}")

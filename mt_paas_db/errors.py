@@ -316,11 +316,11 @@ class MigrationRefusedError(TenancyError):
 
 
 class UnknownRunError(TenancyError):
-    """There is no such run of the fleet, or none at all where ``run_id`` is None."""
+    """There is no such run of the fleet, or none that could be resumed; ``run_id`` is None where there is none at all."""
 
-    def __init__(self, run_id: int | None, detail: str = "`mt-paas-db migrate runs` lists them") -> None:
-        what = "no run" if run_id is None else f"no run {run_id}"
-        super().__init__(f"there is {what}; {detail}")
+    def __init__(self, run_id: int | None, message: str | None = None) -> None:
+        what = "no run yet" if run_id is None else f"no run {run_id}; `mt-paas-db migrate runs` lists them"
+        super().__init__(message or f"there is {what}")
         self.run_id = run_id
 
 

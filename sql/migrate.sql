@@ -50,10 +50,10 @@ UPDATE mt_paas.outcome
 
 -- name: runs
 SELECT r.run_id, r.action, r.target, r.actor, r.options, r.ways, r.resumes, r.state, r.message, r.started_at, r.ended_at,
-       count(o.generation) FILTER (WHERE o.state = 'migrated') AS migrated,
-       count(o.generation) FILTER (WHERE o.state = 'unchanged') AS unchanged,
-       count(o.generation) FILTER (WHERE o.state = 'failed') AS failed,
-       count(o.generation) FILTER (WHERE o.state = 'not_attempted') AS not_attempted,
+       count(o.generation) FILTER (WHERE o.state = 'migrated' AND o.generation > 0) AS migrated,
+       count(o.generation) FILTER (WHERE o.state = 'unchanged' AND o.generation > 0) AS unchanged,
+       count(o.generation) FILTER (WHERE o.state = 'failed' AND o.generation > 0) AS failed,
+       count(o.generation) FILTER (WHERE o.state = 'not_attempted' AND o.generation > 0) AS not_attempted,
        EXISTS (SELECT FROM pg_catalog.pg_locks l
                 WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
                   AND l.classid = 7263 AND l.objid = r.run_id::int::oid AND l.objsubid = 2) AS held

@@ -54,7 +54,10 @@ class Armada:
         """The schema of a tenant, or of ``(reference)``."""
         if tenant == "(reference)":
             return f"{self.service.name}_reference"
-        return self.manager().get(tenant).placement.schema_name
+        with self.service.superuser() as connection:
+            row = connection.execute("SELECT schema_name FROM mt_paas.tenant WHERE tenant_id = %s", (tenant,)).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def heads(self, tenant: str) -> tuple[str, ...]:
         """What a tenant's version table says."""

@@ -145,9 +145,8 @@ class _Model:
     def name(self, word: str) -> str:
         """A name that nothing else has; some must be quoted."""
         self._count += 1
-        return self.draw(
-            st.sampled_from([word, word, f"{word} of", f"{word}%", f"{word.title()}", f"{word}_이름", f'{word}"'])
-        ) + str(self._count)
+        shown = self.one_of([word, word, f"{word} of", f"{word}%", word.title(), f"{word}_이름", f'{word}"'])
+        return f"{shown}{self._count}"
 
     def one_of(self, choices: Any) -> Any:
         return self.draw(st.sampled_from(list(choices)))
@@ -225,7 +224,8 @@ class _Model:
         inline = f"sa.Enum({', '.join(map(repr, labels))}, name={enum!r})"
         type_ = inline.replace("sa.Enum", "postgresql.ENUM")[:-1] + ", create_type=False)"
         self.tables[table] = _Table({"mood": _Column(type_, needed=True)}, used=True)
-        up = f"op.create_table({table!r}, sa.Column('id', sa.Integer, primary_key=True), sa.Column('mood', {inline}, nullable=False))"
+        columns = f"sa.Column('id', sa.Integer, primary_key=True), sa.Column('mood', {inline}, nullable=False)"
+        up = f"op.create_table({table!r}, {columns})"
         return up, f"op.drop_table({table!r})\nop.execute({_raw('DROP TYPE ' + _quoted(enum))})"
 
     def drop_table(self) -> tuple[str, str]:
@@ -251,10 +251,14 @@ class _Model:
         index = self.name("i")
         column.used = True
         return (
-            f"with op.batch_alter_table({table!r}) as batch:\n    batch.add_column({source})\n"
-            f"    batch.create_index({index!r}, ['id'])",
-            f"with op.batch_alter_table({table!r}) as batch:\n    batch.drop_index({index!r})\n"
-            f"    batch.drop_column({name!r})",
+            (
+                f"with op.batch_alter_table({table!r}) as batch:\n    batch.add_column({source})\n"
+                f"    batch.create_index({index!r}, ['id'])"
+            ),
+            (
+                f"with op.batch_alter_table({table!r}) as batch:\n    batch.drop_index({index!r})\n"
+                f"    batch.drop_column({name!r})"
+            ),
         )
 
     def drop_column(self) -> tuple[str, str]:
@@ -287,7 +291,8 @@ class _Model:
                 )
             case "nullable":
                 light = self.light(table, {name: column.type})
-                fill = f"t = {light}\nop.execute(t.update().where(t.c[{name!r}].is_(None)).values({{{name!r}: {self.value(column.type)}}}))"
+                values = f"{{{name!r}: {self.value(column.type)}}}"
+                fill = f"t = {light}\nop.execute(t.update().where(t.c[{name!r}].is_(None)).values({values}))"
                 column.needed = True
                 return f"{fill}\n{alter}nullable=False)", f"{alter}nullable=True)"
             case "type" if wider is not None and column.type == "sa.Integer()":
@@ -335,8 +340,10 @@ class _Model:
         other, column = self.one_of(self.tables), self.name("c")
         self.tables[other].used = True
         return (
-            f"op.add_column({table!r}, sa.Column({column!r}, sa.Integer()))\n"
-            f"op.create_foreign_key({name!r}, {table!r}, {other!r}, [{column!r}], ['id'], ondelete='SET NULL')",
+            (
+                f"op.add_column({table!r}, sa.Column({column!r}, sa.Integer()))\n"
+                f"op.create_foreign_key({name!r}, {table!r}, {other!r}, [{column!r}], ['id'], ondelete='SET NULL')"
+            ),
             f"{drop}\nop.drop_column({table!r}, {column!r})",
         )
 
@@ -393,11 +400,14 @@ class _Model:
             return f"op.execute({_raw(f'UPDATE {_quoted(table)} SET {_quoted(name)} = id % 3; SELECT 1')})", "pass"
         value = self.draw(texts)
         light = self.light(table, {"id": "sa.Integer", name: column.type})
+        plain = f"UPDATE {_quoted(table)} SET {_quoted(name)} = {_literal(value)} WHERE id % 2 = 1"
+        there = f"t.c[{name!r}]"
+        longer = f"sa.func.left({there} + {value!r}, {_LONGEST})"
         return self.one_of(
             [
-                f"op.execute({_raw(f'UPDATE {_quoted(table)} SET {_quoted(name)} = {_literal(value)} WHERE id % 2 = 1')})",
-                f"t = {light}\nop.execute(t.update().where(t.c[{name!r}].in_([{value!r}, ''])).values({{{name!r}: {value!r}}}))",
-                f"t = {light}\nop.execute(t.update().where(t.c.id > -1).values({{{name!r}: sa.func.left(t.c[{name!r}] + {value!r}, {_LONGEST})}}))",
+                f"op.execute({_raw(plain)})",
+                f"t = {light}\nop.execute(t.update().where({there}.in_([{value!r}, ''])).values({{{name!r}: {value!r}}}))",
+                f"t = {light}\nop.execute(t.update().where(t.c.id > -1).values({{{name!r}: {longer}}}))",
             ]
         ), "pass"
 

@@ -22,32 +22,41 @@ NOTE = 'note = sa.table("note", sa.column("body", sa.Text), sa.column("n", sa.In
 
 COMPILED: dict[str, tuple[str, list[str]]] = {
     "nothing": ("pass", []),
-    "raw": ('op.execute("INSERT INTO note (body) VALUES (\'a\')")', ["INSERT INTO note (body) VALUES ('a')"]),
-    "several": ('op.execute("SELECT 1; -- and\\nSELECT \';\';")', ["SELECT 1", "-- and\nSELECT ';'"]),
+    "raw": ("op.execute(\"INSERT INTO note (body) VALUES ('a')\")", ["INSERT INTO note (body) VALUES ('a')"]),
+    "several": ("op.execute(\"SELECT 1; -- and\\nSELECT ';';\")", ["SELECT 1", "-- and\nSELECT ';'"]),
     "percent": ("op.execute(\"UPDATE note SET body = '100%s %% %(x)s'\")", ["UPDATE note SET body = '100%s %% %(x)s'"]),
     "tab": ("op.execute(\"UPDATE note SET body = 'a\\tb'\")", ["UPDATE note SET body = 'a\tb'"]),
     "korean": ("op.execute(\"UPDATE note SET body = '한림대학교'\")", ["UPDATE note SET body = '한림대학교'"]),
-    "backslash": ('op.execute(r"UPDATE note SET body = \'a\\b\'")', [r"UPDATE note SET body = 'a\b'"]),
-    "colon": (r'op.execute(r"UPDATE note SET body = 'at \:noon' WHERE n = 1::int")',
-              ["UPDATE note SET body = 'at :noon' WHERE n = 1::int"]),
+    "backslash": ("op.execute(r\"UPDATE note SET body = 'a\\b'\")", [r"UPDATE note SET body = 'a\b'"]),
+    "colon": (
+        r"""op.execute(r"UPDATE note SET body = 'at \:noon' WHERE n = 1::int")""",
+        ["UPDATE note SET body = 'at :noon' WHERE n = 1::int"],
+    ),
     "bulk": (
         NOTE + r"""op.bulk_insert(note, [{"body": "it's \\ 100%", "n": -1}, {"body": None, "n": 2}])""",
-        [r"INSERT INTO note (body, n) VALUES (CAST('it''s \ 100%' AS VARCHAR), CAST(-1 AS INTEGER))",
-         "INSERT INTO note (body, n) VALUES (NULL, CAST(2 AS INTEGER))"],
+        [
+            r"INSERT INTO note (body, n) VALUES (CAST('it''s \ 100%' AS VARCHAR), CAST(-1 AS INTEGER))",
+            "INSERT INTO note (body, n) VALUES (NULL, CAST(2 AS INTEGER))",
+        ],
     ),
     "bulk_types": (
         """
         import datetime, decimal, uuid
         from sqlalchemy.dialects.postgresql import JSONB
-        t = sa.table("t", sa.column("a", sa.Numeric), sa.column("b", sa.Date), sa.column("c", sa.DateTime(timezone=True)),
+        t = sa.table("t", sa.column("a", sa.Numeric), sa.column("b", sa.Date),
+                     sa.column("c", sa.DateTime(timezone=True)),
                      sa.column("d", JSONB), sa.column("e", sa.ARRAY(sa.Text)), sa.column("f", sa.Uuid))
         op.bulk_insert(t, [{"a": decimal.Decimal("5"), "b": datetime.date(2024, 1, 2), "d": {"k": [None, 1.5]}, "e": [],
                             "c": datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc), "f": uuid.UUID(int=1)}])
         """,
-        ["INSERT INTO t (a, b, c, d, e, f) VALUES (CAST(5 AS NUMERIC), CAST('2024-01-02' AS DATE), "
-         "CAST('2024-01-02 00:00:00+00:00' AS TIMESTAMP WITH TIME ZONE), "
-         """CAST('{"k": [null, 1.5]}' AS JSONB), CAST(ARRAY[] AS TEXT[]), """
-         "CAST('00000000-0000-0000-0000-000000000001' AS UUID))"],
+        [
+            (
+                "INSERT INTO t (a, b, c, d, e, f) VALUES (CAST(5 AS NUMERIC), CAST('2024-01-02' AS DATE), "
+                "CAST('2024-01-02 00:00:00+00:00' AS TIMESTAMP WITH TIME ZONE), "
+                """CAST('{"k": [null, 1.5]}' AS JSONB), CAST(ARRAY[] AS TEXT[]), """
+                "CAST('00000000-0000-0000-0000-000000000001' AS UUID))"
+            )
+        ],
     ),
     "bound_text": (
         'op.execute(sa.text("UPDATE note SET n = 3-:n, body = :b").bindparams(n=-1, b=":x"))',
@@ -66,16 +75,24 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
         ["COMMENT ON TABLE note IS '100% ''한글''\ttab'"],
     ),
     "computed": (
-        'op.create_table("c", sa.Column("a", sa.Integer, sa.Identity(always=True)),'
-        ' sa.Column("b", sa.Integer, sa.Computed("a * 2", persisted=True)))',
-        ["CREATE TABLE c (\n\ta INTEGER GENERATED ALWAYS AS IDENTITY, \n\tb INTEGER GENERATED ALWAYS AS (a * 2) STORED\n)"],
+        (
+            'op.create_table("c", sa.Column("a", sa.Integer, sa.Identity(always=True)),'
+            ' sa.Column("b", sa.Integer, sa.Computed("a * 2", persisted=True)))'
+        ),
+        [
+            "CREATE TABLE c (\n\ta INTEGER GENERATED ALWAYS AS IDENTITY, \n"
+            "\tb INTEGER GENERATED ALWAYS AS (a * 2) STORED\n)"
+        ],
     ),
     "enum_with_its_table": (
         'op.create_table("t", sa.Column("m", sa.Enum("a", "it\'s", name="mood")))',
         ["CREATE TYPE mood AS ENUM ('a', 'it''s')", "CREATE TABLE t (\n\tm mood\n)"],
     ),
     "enum_value": ("op.execute(\"ALTER TYPE mood ADD VALUE 'b'\")", ["ALTER TYPE mood ADD VALUE 'b'"]),
-    "check": ('op.create_check_constraint("k", "note", "n % 2 = 0")', ["ALTER TABLE note ADD CONSTRAINT k CHECK (n % 2 = 0)"]),
+    "check": (
+        'op.create_check_constraint("k", "note", "n % 2 = 0")',
+        ["ALTER TABLE note ADD CONSTRAINT k CHECK (n % 2 = 0)"],
+    ),
     "foreign_key": (
         'op.create_foreign_key("f", "note", "note", ["parent"], ["id"], ondelete="CASCADE", deferrable=True)',
         ["ALTER TABLE note ADD CONSTRAINT f FOREIGN KEY(parent) REFERENCES note (id) ON DELETE CASCADE DEFERRABLE"],
@@ -89,7 +106,11 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
         ["CREATE UNIQUE INDEX i ON note (lower(body)) WHERE n % 2 = 1"],
     ),
     "batch": (
-        'with op.batch_alter_table("note") as batch:\n    batch.add_column(sa.Column("b", sa.Text))\n    batch.drop_column("n")',
+        """
+        with op.batch_alter_table("note") as batch:
+            batch.add_column(sa.Column("b", sa.Text))
+            batch.drop_column("n")
+        """,
         ["ALTER TABLE note ADD COLUMN b TEXT", "ALTER TABLE note DROP COLUMN n"],
     ),
     "row_security": (
@@ -97,10 +118,14 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
         op.execute("ALTER TABLE note ENABLE ROW LEVEL SECURITY")
         op.execute("CREATE POLICY own ON note USING (n >= 0) WITH CHECK (body <> ';')")
         """,
-        ["ALTER TABLE note ENABLE ROW LEVEL SECURITY", "CREATE POLICY own ON note USING (n >= 0) WITH CHECK (body <> ';')"],
+        [
+            "ALTER TABLE note ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY own ON note USING (n >= 0) WITH CHECK (body <> ';')",
+        ],
     ),
     "dollars": (
-        'op.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN COMMIT; RETURN NEW; END $f$; SELECT 1")',
+        'op.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS '
+        '$f$ BEGIN COMMIT; RETURN NEW; END $f$; SELECT 1")',
         ["CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN COMMIT; RETURN NEW; END $f$", "SELECT 1"],
     ),
     "atomic": (
@@ -114,7 +139,7 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
     "sequence": ('op.execute(sa.schema.CreateSequence(sa.Sequence("s", start=5)))', ["CREATE SEQUENCE s START WITH 5"]),
     "partitioned": (
         'op.create_table("p", sa.Column("at", sa.Date), postgresql_partition_by="RANGE (at)")',
-        ["CREATE TABLE p (\n\tat DATE\n)\n\n PARTITION BY RANGE (at)"],
+        ["CREATE TABLE p (\n\tat DATE\n)\n PARTITION BY RANGE (at)"],
     ),
     "prints": ('print("hello"); op.execute("SELECT 1")', ["SELECT 1"]),
     "savepoint": ('op.execute("SAVEPOINT a; ROLLBACK TO a")', ["SAVEPOINT a", "ROLLBACK TO a"]),
@@ -132,13 +157,15 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
     ),
     "seeded": ("import random\nop.execute(f'SELECT {random.Random(1).randint(0, 9)}')", ["SELECT 2"]),
     "helper": ("import words_of_a_revision\nop.execute(words_of_a_revision.TEXT)", ["SELECT 'helped'"]),
-}  # fmt: skip
+}
 """What is rendered, and to what."""
 
 _BIND = "it asks op.get_bind()"
 _SQL = "it begins or ends transactions by SQL text"
 _BULK = 'op.bulk_insert(sa.table("t", sa.column("a", {type})), [{{"a": {value}}}])'
-_PYTHON_DEFAULT = 'sa.Table("t", sa.MetaData(), sa.Column("a", sa.Integer), sa.Column("b", sa.Text, default="x", onupdate="y"))'
+_PYTHON_DEFAULT = (
+    'sa.Table("t", sa.MetaData(), sa.Column("a", sa.Integer), sa.Column("b", sa.Text, default="x", onupdate="y"))'
+)
 
 ONLINE: dict[str, tuple[str, str]] = {
     "bind": ("op.get_bind()", _BIND),
@@ -151,18 +178,31 @@ ONLINE: dict[str, tuple[str, str]] = {
     "async": ("async def work(connection): pass\nop.run_async(work)", _BIND),
     "offline": ("if not context.is_offline_mode():\n    op.execute('SELECT 1')", "it asks is_offline_mode()"),
     "as_sql": ("op.get_context().as_sql", "it asks get_context().as_sql"),
-    "heads": ("op.get_context().get_current_heads()", "it asks for the current heads"),
-    "revision": ("op.get_context().get_current_revision()", "it asks for the current revision"),
+    "current_heads": ("op.get_context().get_current_heads()", "it asks for the current heads"),
+    "current_revision": ("op.get_context().get_current_revision()", "it asks for the current revision"),
     "enum_create": ('sa.Enum("a", name="m").create(op.get_bind())', _BIND),
     "bytes": (_BULK.format(type="sa.LargeBinary", value="b'a'"), "it binds a value of type bytes"),
     "none_as_json": (_BULK.format(type="sa.JSON", value="None"), "it binds None to a JSON column"),
     "float": (_BULK.format(type="sa.Float", value="0.1"), "it binds a value of type float"),
     "nan": (_BULK.format(type="sa.JSON", value="[float('nan')]"), "it binds a value of type float in JSON"),
-    "decimal_nan": (_BULK.format(type="sa.Numeric", value="__import__('decimal').Decimal('NaN')"), "it binds a value of type Decimal"),
+    "decimal_nan": (
+        _BULK.format(type="sa.Numeric", value="__import__('decimal').Decimal('NaN')"),
+        "it binds a value of type Decimal",
+    ),
+    "none_in_an_array": (
+        _BULK.format(type="sa.ARRAY(sa.Text)", value="['a', None]"),
+        "it binds an array with None in it",
+    ),
     "nul": (_BULK.format(type="sa.Text", value="'a\\0'"), "it binds a value of type str"),
-    "decimal_as_integer": (_BULK.format(type="sa.Integer", value="__import__('decimal').Decimal('1.5')"), "it binds a value of type Decimal"),
+    "decimal_as_integer": (
+        _BULK.format(type="sa.Integer", value="__import__('decimal').Decimal('1.5')"),
+        "it binds a value of type Decimal",
+    ),
     "hour_of_a_zone": (
-        _BULK.format(type="sa.DateTime", value="__import__('datetime').datetime(2024, 1, 1, tzinfo=__import__('datetime').timezone.utc)"),
+        _BULK.format(
+            type="sa.DateTime",
+            value="__import__('datetime').datetime(2024, 1, 1, tzinfo=__import__('datetime').timezone.utc)",
+        ),
         "it binds a value of type datetime",
     ),
     "own_type": (
@@ -171,18 +211,30 @@ ONLINE: dict[str, tuple[str, str]] = {
         "it binds a value of type str as",
     ),
     "untyped": ('op.bulk_insert(sa.table("t", sa.column("a")), [{"a": "x"}])', "it binds a value of type str as"),
-    "unlike_rows": (NOTE + 'op.bulk_insert(note, [{"body": "a"}, {"body": "b", "n": 1}])', "it inserts rows that do not all have"),
-    "python_default": (f'op.bulk_insert({_PYTHON_DEFAULT}, [{{"a": 1}}])', "it inserts rows whose Python-side defaults"),
+    "unlike_rows": (
+        NOTE + 'op.bulk_insert(note, [{"body": "a"}, {"body": "b", "n": 1}])',
+        "it inserts rows that do not all have",
+    ),
+    "python_default": (
+        f'op.bulk_insert({_PYTHON_DEFAULT}, [{{"a": 1}}])',
+        "it inserts rows whose Python-side defaults",
+    ),
     "python_default_in_insert": (f"op.execute({_PYTHON_DEFAULT}.insert().values(a=1))", "it has Python-side defaults"),
     "python_default_in_update": (f"op.execute({_PYTHON_DEFAULT}.update().values(a=1))", "it has Python-side defaults"),
     "value_missing": ("op.execute(\"UPDATE note SET body = ' :x'\")", "it gives no value for :x"),
     "commit": ('op.execute("SELECT 1; COMMIT")', _SQL),
     "rollback": ('op.execute("/* x */ ROLLBACK")', _SQL),
-    "own_transaction": ("with op.get_context().begin_transaction():\n    op.execute('SELECT 1')", "it begins a transaction of its own"),
-    "unread": ("op.execute(\"SELECT 'a\")", "its SQL cannot be read"),
+    "own_transaction": (
+        "with op.get_context().begin_transaction():\n    op.execute('SELECT 1')",
+        "it begins a transaction of its own",
+    ),
+    "unread": ('op.execute("SELECT \'a")', "its SQL cannot be read"),
     "raises": ("raise RuntimeError('no such luck\\nat all')", "it cannot be rendered: RuntimeError: no such luck"),
-    "recreates": ('with op.batch_alter_table("note", recreate="always") as batch:\n    batch.drop_column("n")', "it cannot be rendered: CommandError"),
-}  # fmt: skip
+    "recreates": (
+        'with op.batch_alter_table("note", recreate="always") as batch:\n    batch.drop_column("n")',
+        "it cannot be rendered: CommandError",
+    ),
+}
 """What needs a connection, and the reason that is given."""
 
 CHANGING: dict[str, str] = {
@@ -199,7 +251,7 @@ CHANGING: dict[str, str] = {
     "localtime": "import time\nv = time.localtime().tm_year",
     "gmtime": "import time\nv = time.gmtime().tm_mon",
     "now": "from datetime import datetime\nv = datetime.now()",
-    "now_in_a_zone": "import datetime\nv = datetime.datetime.now(datetime.timezone.utc).replace(minute=0, second=0, microsecond=0)",
+    "hour_in_a_zone": "import datetime\nv = datetime.datetime.now(datetime.timezone.utc).hour",
     "utcnow": "import datetime, warnings\nwarnings.simplefilter('ignore')\nv = datetime.datetime.utcnow()",
     "year": "import datetime\nv = datetime.date.today().year",
     "weekday": "import datetime\nv = datetime.date.today().weekday()",
@@ -207,7 +259,7 @@ CHANGING: dict[str, str] = {
     "set_order": "v = ' '.join({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})",
     "hash": "v = hash('a')",
     "id": "v = id(object())",
-    "default_of_a_column": "import uuid\nv = 1\nop.add_column('t', sa.Column('a', sa.Uuid, server_default=str(uuid.uuid4())))",
+    "server_default": "import uuid\nv = 1\nop.add_column('t', sa.Column('a', server_default=str(uuid.uuid4())))",
     "module_time": "v = STARTED",
     "count": "import secrets\nv = 1\nfor _ in range(secrets.randbelow(10**4)): op.execute('SELECT 1')",
 }
@@ -249,7 +301,8 @@ op.execute("SELECT 2")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled(parts: dict[str, Part], name: str) -> None:
     assert parts[name].reason is None
-    assert [item.text for item in parts[name].items] == COMPILED[name][1]
+    # How many empty lines SQLAlchemy leaves is its own affair.
+    assert [item.text.replace("\n\n", "\n") for item in parts[name].items] == COMPILED[name][1]
 
 
 @pytest.mark.parametrize("name", ONLINE)

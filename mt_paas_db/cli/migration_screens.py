@@ -124,7 +124,7 @@ def show_report(report: Report) -> None:
     run = "no run" if report.run_id is None else f"run {report.run_id}"
     why = f": {report.message}" if report.message else ""
     screen.say(f"{run}, {report.action} to {report.target}: {report.state}{why}", style="bold")
-    unverified = "" if report.verified or not report.migrated else ", not verified"
+    unverified = "" if report.verified or not report.migrated or report.action == "stamp" else ", not verified"
     screen.say(
         f"{report.migrated} migrated{unverified}, {report.unchanged} unchanged, {report.failed} failed, "
         f"{report.not_attempted} not attempted, in {report.seconds:.1f} s"
@@ -199,7 +199,7 @@ def show_run(run: Run, outcomes: Sequence[Mapping[str, Any]]) -> None:
                 (
                     str(one["wave"]),
                     one["tenant_id"],
-                    one["state"] + ("" if one["verified"] or one["state"] != "migrated" else " (not verified)"),
+                    one["state"] + (" (not verified)" if _unverified(run, one) else ""),
                     place(one["from_heads"]),
                     place(one["to_heads"]),
                     str(one["attempts"]),
@@ -209,6 +209,11 @@ def show_run(run: Run, outcomes: Sequence[Mapping[str, Any]]) -> None:
                 for one in outcomes
             ],
         )
+
+
+def _unverified(run: Run, outcome: Mapping[str, Any]) -> bool:
+    # What goes before the tenants is what they are compared with.
+    return run.action != "stamp" and outcome["wave"] > 0 and outcome["state"] == "migrated" and not outcome["verified"]
 
 
 def plain_run(run: Run) -> dict[str, Any]:

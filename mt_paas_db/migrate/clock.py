@@ -59,12 +59,12 @@ def _shift_datetime() -> None:
 
         @classmethod
         def today(cls) -> Any:
-            return real_datetime.now() + off  # noqa: DTZ005  as datetime.today() does
+            return real_datetime.now() + off  # as datetime.today() does
 
     class ShiftedDate(real_date, metaclass=Shifted):  # type: ignore[misc, valid-type]
         @classmethod
         def today(cls) -> Any:
-            return real_date.today() + off  # noqa: DTZ011  as date.today() does
+            return real_date.today() + off  # as date.today() does
 
     stand_ins = {ShiftedDatetime, ShiftedDate}
     datetime.datetime = ShiftedDatetime  # type: ignore[misc]

@@ -203,7 +203,8 @@ class Fleet:
         with self.ground() as ground:
             run = _one_run(ground, run_id)
             if run.state in ("succeeded", "running"):
-                raise UnknownRunError(run.run_id, f"run {run.run_id} to resume: it is {run.state}")
+                said = "is running" if run.state == "running" else "succeeded: there is nothing to resume"
+                raise UnknownRunError(run.run_id, f"run {run.run_id} {said}")
             left = [
                 outcome["generation"]
                 for outcome in ledger.outcomes(ground.connection, run.run_id)

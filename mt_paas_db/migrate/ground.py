@@ -105,17 +105,19 @@ class Ground:
         return replace(plan, warnings=tuple(warnings))
 
     def _first(self, action: Action, destination: str, selection: Selection) -> Iterator[tuple[Target, Script]]:
-        shared = self.shared
+        wanted = selection.generations
+        shared = self.shared if wanted is None or SHARED in wanted else None
         if shared is not None and self.shared_compiler is not None and (action == "upgrade" or selection.shared_only):
             heads = self.where(shared).heads or ()
             towards = destination if selection.shared_only else "heads"
             yield shared, self.shared_compiler.compile(action, heads, towards)
-        if selection.shared_only:
+        if selection.shared_only or (wanted is not None and REFERENCE not in wanted):
             return
         heads = self.where(self.reference).heads or ()
-        if action == "upgrade" or (action == "downgrade" and selection.whole):
+        whole = selection.whole or wanted is not None
+        if action == "upgrade" or (action == "downgrade" and whole):
             yield self.reference, self.script_from(action, heads, destination)
-        elif action == "stamp" and selection.whole:
+        elif action == "stamp" and whole:
             try:
                 # Tenants that are stamped have their tables already; the reference has to be given them.
                 yield self.reference, self.script_from("upgrade", heads, destination)

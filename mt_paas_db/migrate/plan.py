@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mt_paas_db.errors import ConfigurationError, MigrationRefusedError, RevisionError, UnknownTenantError
 from mt_paas_db.migrate.hazards import hazards
 from mt_paas_db.migrate.ledger import Position
-from mt_paas_db.migrate.message import SHARED, Target
+from mt_paas_db.migrate.message import REFERENCE, SHARED, Target
 from mt_paas_db.migrate.script import Action, Heads, Script
 from mt_paas_db.migrate.squawk import LintWarning
 
@@ -273,7 +273,9 @@ def _dangers(scripts: Iterable[tuple[Target | None, Script]], shared_schemas: Co
     for target, script in scripts:
         for part in script.parts:
             for hazard in hazards((item.text for item in part.items), shared_schemas=shared_schemas):
-                if hazard.kind != "destructive" and target is not None and target.generation == SHARED:
+                # Shared tables are in shared schemas; and the reference holds no data.
+                harmless = {SHARED: ("shared", "other_schema"), REFERENCE: ("destructive",)}
+                if target is not None and hazard.kind in harmless.get(target.generation, ()):
                     continue
                 danger = Danger(hazard.kind, part.revision, hazard.what, hazard.statement)
                 if danger not in seen:

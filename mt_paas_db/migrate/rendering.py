@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import json
 import math
 import sys
 import uuid
@@ -27,6 +28,7 @@ from sqlalchemy import ARRAY, JSON, Boolean, Date, DateTime, Dialect, Enum, Inte
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.schema import DDLElement
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
+from sqlalchemy.sql.sqltypes import STRINGTYPE
 
 from mt_paas_db.migrate.script import Action, Heads, Item, Part
 from mt_paas_db.migrate.scripts import Scripts
@@ -108,10 +110,12 @@ class _Typed(psycopg.PGCompiler_psycopg):
     """Writes bound values with the types that they are sent with: 'a' alone is of another type than a string sent."""
 
     def render_literal_value(self, value: Any, type_: Any) -> str:
-        written: str = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+        sent = type_._unwrapped_dialect_impl(self.dialect)
+        as_text = value is not None and isinstance(sent, JSON)  # a type that SQLAlchemy writes no literals of
+        plain = (json.dumps(value), STRINGTYPE) if as_text else (value, type_)
+        written: str = super().render_literal_value(*plain)  # type: ignore[no-untyped-call]
         if isinstance(value, decimal.Decimal):
             return f"CAST({written} AS NUMERIC)"
-        sent = type_._unwrapped_dialect_impl(self.dialect)
         if value is None or not sent.render_bind_cast:
             return written
         # As the compiler writes a cast, but around it: -1::INTEGER is read as -(1::INTEGER).
@@ -125,7 +129,14 @@ class _Offline(MigrationContext):
     def __init__(self, dialect: Dialect, environment: EnvironmentContext) -> None:
         self.renderer: _Renderer = None  # type: ignore[assignment]
         super().__init__(dialect, None, {"as_sql": True, "literal_binds": True}, environment)
-        self.renderer = self.impl = _Renderer(dialect, self._connection, True, True, None, {"literal_binds": True})
+        self.renderer = self.impl = _Renderer(
+            dialect,
+            self._connection,
+            as_sql=True,
+            transactional_ddl=True,
+            output_buffer=None,
+            context_opts={"literal_binds": True},
+        )
 
     # What Alembic itself asks of these, it may know; what a revision asks would be answered wrong.
 
@@ -167,8 +178,8 @@ class _Offline(MigrationContext):
 class _Renderer(PostgresqlImpl):
     """Takes down each statement, and whether it is outside a transaction."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._typed = _dialect(self.dialect.server_version_info)  # type: ignore[arg-type]
         self._typed.statement_compiler = _Typed
         self.begin_revision()
@@ -246,6 +257,8 @@ class _Renderer(PostgresqlImpl):
         elif isinstance(type_, ARRAY):
             if type(value) is not list:
                 self.refuse(f"it binds a {type(value).__name__} to an array")
+            if None in value:
+                self.refuse("it binds an array with None in it")
             for inner in value:
                 self._check(inner, type_ if type(inner) is list else type_.item_type)
         elif not _same_as_literal(value, type_):

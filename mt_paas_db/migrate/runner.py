@@ -159,23 +159,26 @@ class Runner:
         queue = _Queue(_Job(move) for move in moves)
         while len(self._migrators) < min(jobs, len(moves)):
             self._migrators.append(Migrator(self._assignment))
+        working = self._migrators[: min(jobs, len(moves))]
+        ends = [threading.Event() for _ in working]
         threads = [
-            threading.Thread(target=self._work, args=(migrator, queue, compiler), name=f"migrate-{number}", daemon=True)
-            for number, migrator in enumerate(self._migrators[: min(jobs, len(moves))])
+            threading.Thread(target=self._work, args=(*both, queue, compiler), name=f"migrate-{number}", daemon=True)
+            for number, both in enumerate(zip(working, ends, strict=True))
         ]
         for thread in threads:
             thread.start()
-        self._wait(threads, queue, phase)
+        self._wait(ends, queue, phase)
         if self.tally.lost is not None:
             return False
         return not self.tally.interrupted and self.tally.stopped is None
 
-    def _wait(self, threads: list[threading.Thread], queue: _Queue, phase: str) -> None:
+    def _wait(self, ends: list[threading.Event], queue: _Queue, phase: str) -> None:
         """Wait for the wave. The first Ctrl-C lets what is under way finish, the second has it cancelled."""
-        while any(thread.is_alive() for thread in threads):
+        # Not Thread.join: interrupted by Ctrl-C, it takes a thread that is at work for ended (Python 3.11).
+        working = True
+        while working:
             try:
-                for thread in threads:
-                    thread.join(_TELL_EVERY_S / len(threads))
+                working = not all([end.wait(_TELL_EVERY_S / len(ends)) for end in ends])
                 self._tell(phase)
             except KeyboardInterrupt:
                 queue.close()
@@ -197,7 +200,13 @@ class Runner:
         slow = tuple((who, seconds) for seconds, who in longest if seconds > 1)
         self._listener(Standing(phase, self._total, done, failed, now - self._began, slow))
 
-    def _work(self, migrator: Migrator, queue: _Queue, compiler: Compiler) -> None:
+    def _work(self, migrator: Migrator, end: threading.Event, queue: _Queue, compiler: Compiler) -> None:
+        try:
+            self._take_all(migrator, queue, compiler)
+        finally:
+            end.set()
+
+    def _take_all(self, migrator: Migrator, queue: _Queue, compiler: Compiler) -> None:
         while (job := queue.take()) is not None:
             target = job.move.target
             with self.tally.lock:

@@ -125,7 +125,8 @@ class Script:
             if mark.done > len(first.items) or digest(first.items[: mark.done]) != mark.digest:
                 raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
             skip = mark.done
-        return list(_steps(self, skip))
+        # A version table that bears a mark is there.
+        return list(_steps(self, skip, unmade=not self.start and mark is None))
 
 
 def runs_outside(statement: str) -> bool:
@@ -142,10 +143,10 @@ def digest(items: tuple[Item, ...]) -> str:
     return hashlib.sha256("\0".join(item.text for item in items).encode()).hexdigest()[:16]
 
 
-def _steps(script: Script, skip: int) -> Iterator[Step]:
+def _steps(script: Script, skip: int, *, unmade: bool) -> Iterator[Step]:
+    """Yield the steps. `unmade`: there is no version table yet, without which nothing can be marked."""
     heads = stood = script.start
     pending: list[Item] = []
-    unmade = not script.start  # the version table, without which nothing can be marked
 
     def together(mark: Mark | None = None) -> Step:
         nonlocal pending, stood, unmade
