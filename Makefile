@@ -14,7 +14,7 @@ EXTRAS := asyncpg,binary,cli,embedded,lint,testing
 PG ?=
 PYTEST_ARGS ?=
 SQLALCHEMY ?=
-BENCHMARKS ?= session imports
+BENCHMARKS ?= session imports fanout provision
 MATRIX_PG ?= 15 16 17 18
 
 # The lower bound that pyproject.toml promises.

@@ -17,6 +17,7 @@ import os
 import re
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -44,15 +45,20 @@ ALEMBIC, STANDARD, PROCESSES = "Alembic per schema", "django-tenants, standard",
 
 _SIZES = (100, 300, 1000, 3000)
 _ALEMBIC_SAMPLE, _DJANGO_SAMPLE = 40, 20
-_IDLE, _IDLE_FEW, _IDLE_REPEATS = 3000, 100, 5
+_IDLE, _IDLE_FEW = 3000, 100
 
 
 @dataclass
 class Figures:
-    """Microseconds per tenant, one value for each repeat, by case."""
+    """Microseconds per tenant, one value for each repeat, by case.
+
+    `server` and `client` are processor time, of which other work on the machine takes nothing away.
+    """
 
     whole: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     tenants: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    server: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    client: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     once_ms: list[float] = field(default_factory=list)
 
     def ratio(self, one: Sequence[float], other: Sequence[float]) -> float:
@@ -96,7 +102,7 @@ def run(options: argparse.Namespace) -> Result:
         django = None if options.no_peers else _django(stack, ground, options, remarks)
         if options.no_peers:
             remarks.append("  left out: django-tenants (--no-peers)")
-        idle_rows, idle_bars = idle_figures(server, jobs=options.jobs)
+        idle_rows, idle_bars = idle_figures(server, jobs=options.jobs, repeats=options.repeats)
         sizes = sorted({*(size for size in _SIZES if size < options.tenants), options.tenants})
         grown = [growth(ground, size) for size in sizes]
         figures = compare(ground, django, repeats=options.repeats)
@@ -138,15 +144,18 @@ def compare(ground: FleetGround, django: DjangoTenants | None, *, repeats: int) 
         for table in (figures.whole, figures.tenants):
             table[RAW].append(took_s * 1e6 / number)
 
-    cases: list[Callable[[], None]] = [
-        lambda: ours(VERIFIED, verify=True),
-        raw,
-        lambda: ours(UNVERIFIED, verify=False),
+    cases: list[tuple[str, Callable[[], None]]] = [
+        (VERIFIED, lambda: ours(VERIFIED, verify=True)),
+        (RAW, raw),
+        (UNVERIFIED, lambda: ours(UNVERIFIED, verify=False)),
     ]
     for repeat in range(repeats):
         first = repeat % len(cases)
-        for case in [*cases[first:], *cases[:first]]:
+        for name, case in [*cases[first:], *cases[:first]]:
+            server_s, client_s = ground.server_cpu_s(), time.process_time()
             case()
+            figures.client[name].append((time.process_time() - client_s) * 1e6 / number)
+            figures.server[name].append((ground.server_cpu_s() - server_s) * 1e6 / number)
             ground.reset()
         sample = ground.schemas[:_ALEMBIC_SAMPLE]
         took_s = upgrade_each(ground.location, ground.dsn, sample)
@@ -177,6 +186,8 @@ def _django(
 def _rows(figures: Figures) -> list[Row]:
     rows = [Row.of(f"per tenant, whole run: {case}", took, unit="us") for case, took in figures.whole.items()]
     rows += [Row.of(f"per tenant, tenants only: {case}", took, unit="us") for case, took in figures.tenants.items()]
+    rows += [Row.of(f"per tenant, server's processor time: {case}", t, unit="us") for case, t in figures.server.items()]
+    rows += [Row.of(f"per tenant, client's processor time: {case}", t, unit="us") for case, t in figures.client.items()]
     return [*rows, Row.of("once per run, whatever the fleet", figures.once_ms, unit="ms")]
 
 
@@ -197,10 +208,8 @@ def _bars(figures: Figures, *, jobs: int) -> list[Bar]:
 
 def _remarks(figures: Figures, options: argparse.Namespace) -> list[str]:
     whole = figures.whole
-    lines = [
-        f"  {options.tenants} tenants of {options.tables} tables, {options.jobs} connections; "
-        f"stretch of the raw rate, not verified: {STRETCH}"
-    ]
+    size = f"{options.tenants} tenants of {options.tables} tables, {options.jobs} connections"
+    lines = [f"  {size}; stretch of the raw rate, not verified: {STRETCH}"]
     for part, base in (("whole run", figures.whole), ("tenants only", figures.tenants)):
         for case in (ALEMBIC, STANDARD, PROCESSES):
             if case in whole:
@@ -212,13 +221,13 @@ def _remarks(figures: Figures, options: argparse.Namespace) -> list[str]:
 # -- nothing to do
 
 
-def idle_figures(server: PostgresServer, *, jobs: int) -> tuple[list[Row], list[Bar]]:
+def idle_figures(server: PostgresServer, *, jobs: int, repeats: int) -> tuple[list[Row], list[Bar]]:
     """Measure an upgrade of 3,000 tenants that are all at the head, by the catalog, which is all that is asked."""
     with fleet_ground(server, tables=1, jobs=jobs, at=CHANGE) as ground:
         ground.enter(_IDLE_FEW, CHANGE)
         few = run_apart(ground)
         ground.enter(_IDLE, CHANGE)
-        runs = [run_apart(ground) for _ in range(_IDLE_REPEATS)]
+        runs = [run_apart(ground) for _ in range(repeats)]
     if any(found["unchanged"] != _IDLE or found["run_id"] is not None for found in runs):
         raise RuntimeError(f"there was something to do: {runs}")
     name = f"nothing to do, {_IDLE:,} tenants"

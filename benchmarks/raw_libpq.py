@@ -65,4 +65,4 @@ def _work(connection: pq.abc.PGconn, todo: SimpleQueue[bytes], failures: list[Ex
 def _execute(connection: pq.abc.PGconn, message: bytes) -> None:
     result = connection.exec_(message)
     if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY):
-        raise RuntimeError(f"{result.get_error_message()}in: {message.decode()[:500]}")
+        raise RuntimeError(f"{result.get_error_message()}\nin: {message.decode()[:500]}")

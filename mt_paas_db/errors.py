@@ -316,7 +316,7 @@ class MigrationRefusedError(TenancyError):
 
 
 class UnknownRunError(TenancyError):
-    """There is no such run of the fleet, or none that could be resumed; ``run_id`` is None where there is none at all."""
+    """There is no such run, or none that could be resumed; ``run_id`` is None where there is none at all."""
 
     def __init__(self, run_id: int | None, message: str | None = None) -> None:
         what = "no run yet" if run_id is None else f"no run {run_id}; `mt-paas-db migrate runs` lists them"

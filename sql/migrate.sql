@@ -93,3 +93,26 @@ SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.reln
  WHERE i.indrelid = pg_catalog.to_regclass(:table)
    AND NOT i.indisvalid
    AND c.relname = :name;
+
+-- name: prepare_record
+-- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, schema, role, and the
+-- fingerprint that its structure must have; an empty one asks for none. A tenant that differs counts as failed.
+PREPARE mt_paas_db_record (bigint, bigint, text[], int, text, text, text) AS
+WITH found AS MATERIALIZED (
+    SELECT CASE WHEN $7 <> '' THEN ({fingerprint}) END AS fingerprint
+), copied AS (
+    INSERT INTO mt_paas.tenant_revision (generation, heads)
+    SELECT $2, $3 WHERE $2 > 0
+        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
+)
+UPDATE mt_paas.outcome o
+   SET state = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN 'migrated' ELSE 'failed' END,
+       verified = CASE WHEN $7 <> '' THEN f.fingerprint IS NOT DISTINCT FROM $7 END,
+       message = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN NULL
+                      ELSE 'migrated, but its structure is not the reference''s; '
+                           '`mt-paas-db migrate verify ' || o.tenant_id || '` says what differs' END,
+       to_heads = $3, attempts = $4, ended_at = clock_timestamp(), sqlstate = NULL, statement = NULL,
+       seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
+  FROM found f
+ WHERE o.run_id = $1 AND o.generation = $2
+RETURNING o.state, o.verified, o.seconds, o.message;

@@ -27,7 +27,9 @@ class Armada:
     options: dict[str, Any]
 
     @classmethod
-    def launch(cls, service: Service, folder: Path, *tenants: str, history: History | None = None, **options: Any) -> Armada:
+    def launch(
+        cls, service: Service, folder: Path, *tenants: str, history: History | None = None, **options: Any
+    ) -> Armada:
         """Initialize `service`, and create `tenants` at the head of a history with one table, or of `history`."""
         if history is None:
             history = History(folder / "history").add("a1", NOTE)
@@ -55,7 +57,9 @@ class Armada:
         if tenant == "(reference)":
             return f"{self.service.name}_reference"
         with self.service.superuser() as connection:
-            row = connection.execute("SELECT schema_name FROM mt_paas.tenant WHERE tenant_id = %s", (tenant,)).fetchone()
+            row = connection.execute(
+                "SELECT schema_name FROM mt_paas.tenant WHERE tenant_id = %s", (tenant,)
+            ).fetchone()
         assert row is not None
         return str(row[0])
 

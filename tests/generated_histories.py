@@ -406,7 +406,7 @@ class _Model:
         return self.one_of(
             [
                 f"op.execute({_raw(plain)})",
-                f"t = {light}\nop.execute(t.update().where({there}.in_([{value!r}, ''])).values({{{name!r}: {value!r}}}))",
+                f"t = {light}\nop.execute(t.update().where({there}.in_([{value!r}])).values({{{name!r}: {value!r}}}))",
                 f"t = {light}\nop.execute(t.update().where(t.c.id > -1).values({{{name!r}: {longer}}}))",
             ]
         ), "pass"

@@ -6,10 +6,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -35,7 +36,7 @@ def check_document(document: dict[str, Any], name: str) -> None:
         assert set(row) == {"case", "median", "p95", "n", "unit"}
         assert 0 <= row["median"] <= row["p95"]
         assert row["n"] >= 1
-        assert row["unit"] in ("us", "ms", "s", "round trips")
+        assert row["unit"] in ("us", "ms", "s", "round trips", "MiB")
     assert document["bars"]
     for bar in document["bars"]:
         assert set(bar) == {"name", "value", "limit", "better", "holds"}
@@ -89,7 +90,7 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "no benchmark 'nonsense'; there is imports, session"),
+        (["nonsense"], "no benchmark 'nonsense'; there is fanout, imports, provision, session"),
         (["imports", "--nonsense"], "--nonsense"),
         (["imports", "--plot", "x.svg"], "no plot"),
         (["imports", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
@@ -97,6 +98,9 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
         (["session", "1"], "at least 2"),
         (["session", "--rounds", "0"], "--rounds"),
         (["session", "--pg", "7", "--no-peers"], "no PostgreSQL 7 here"),
+        (["fanout", "--tenants", "0"], "at least 1"),
+        (["fanout", "--pg", "7"], "no PostgreSQL 7 here"),
+        (["provision", "--turns", "many"], "at least 1"),
     ],
 )
 def test_a_wrong_call_gives_2_and_says_why(
@@ -222,3 +226,129 @@ def test_a_case_that_reads_another_tenants_row_stops_the_benchmark() -> None:
     assert closed == ["right"]
     with pytest.raises(RuntimeError, match="read a row of 'tenant 0' as tenant 1"):
         check_reads([[case("wrong", "tenant 0")]])
+
+
+@pytest.fixture
+def major(pytestconfig: pytest.Config) -> str:
+    """The version of the run, as an argument; skips where it is not installed."""
+    from tests.servers import find_postgres
+
+    try:
+        return str(find_postgres(pytestconfig.getoption("--pg")).major)
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+def test_fanout_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_file, plot = tmp_path / "fanout.json", tmp_path / "fanout.svg"
+    sizes = ["--tenants", "4", "--tables", "2", "--jobs", "2", "--repeats", "2", "--no-peers"]
+    status = main(["fanout", *sizes, "--pg", major, "--json", str(json_file), "--plot", str(plot)])
+    document = json.loads(json_file.read_text())
+    check_document(document, "fanout")
+    assert status == (0 if all(bar["holds"] for bar in document["bars"]) else 1)
+    assert "left out: django-tenants (--no-peers)" in capsys.readouterr().out
+    assert document["environment"]["postgresql"].startswith(major)
+    rows = {row["case"]: row for row in document["rows"]}
+    for part in ("whole run", "tenants only"):
+        for case in ("ours, verified", "ours, not verified", "bare libpq"):
+            assert rows[f"per tenant, {part}: {case}"]["n"] == 2
+    for case in ("ours, verified", "ours, not verified"):
+        assert rows[f"per tenant, tenants only: {case}"]["median"] < rows[f"per tenant, whole run: {case}"]["median"]
+    assert rows["growth, 4 tenants: whole run"]["unit"] == "s"
+    (queries,) = [bar for bar in document["bars"] if "queries" in bar["name"]]
+    assert queries["value"] == 1
+    drawn = ElementTree.parse(plot)
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 3
+
+
+def test_provision_runs_end_to_end(major: str, tmp_path: Path) -> None:
+    target = tmp_path / "provision.json"
+    sizes = ["--tables", "2", "--turns", "2", "--tenants", "2", "--jobs", "2", "--no-peers"]
+    status = main(["provision", *sizes, "--pg", major, "--json", str(target)])
+    document = json.loads(target.read_text())
+    check_document(document, "provision")
+    assert status == (0 if all(bar["holds"] for bar in document["bars"]) else 1)
+    assert {row["case"]: row["n"] for row in document["rows"]} == {
+        "ours": 4,
+        "bare libpq": 4,
+        "ours, 2 connections": 2,
+        "bare libpq, 2 connections": 2,
+    }
+
+
+@pytest.fixture
+def fleet(major: str) -> Iterator[Any]:
+    from benchmarks.fleet_ground import fleet_ground, fleet_server
+
+    with fleet_server(int(major)) as server, fleet_ground(server, tables=2, jobs=2) as ground:
+        yield ground
+
+
+def test_tenants_made_in_bulk_are_like_the_reference(fleet: Any) -> None:
+    """Else a verified run would fail, or nothing would be compared."""
+    from benchmarks.fleet_history import BASE, CHANGE
+
+    fleet.grow(2)
+    fleet.grow(3)
+    found = list(fleet.fleet().verify())
+    assert [(one.verdict, one.heads) for one in found] == [("same", (BASE,))] * 3
+    with fleet.libpq() as libpq:
+        libpq.send([fleet.migration(schema) for schema in fleet.schemas])
+    assert [(one.verdict, one.heads) for one in fleet.fleet().verify()] == [("elsewhere", (CHANGE,))] * 3
+    assert fleet.fleet().upgrade().ok  # the reference, which the raw limit leaves where it is
+    assert [one.verdict for one in fleet.fleet().verify()] == ["same"] * 3
+    fleet.reset()
+    assert fleet.fleet().status().behind == 3
+
+
+def test_a_baseline_that_fails_stops_the_benchmark(fleet: Any) -> None:
+    fleet.grow(2)
+    with pytest.raises(RuntimeError, match="does not exist"):
+        fleet.reset()  # there is no change to undo
+    with fleet.libpq() as libpq, pytest.raises(RuntimeError, match=r"no_such_table(?s:.*)in: SELECT"):
+        libpq.send(["SELECT FROM no_such_table"])
+
+
+def test_a_run_apart_counts_what_it_asks_about_tenants(fleet: Any) -> None:
+    from benchmarks.fleet_history import CHANGE
+    from benchmarks.fleet_runner import counted, run_apart
+
+    fleet.grow(2)
+    found = run_apart(fleet)
+    assert (found["migrated"], found["unchanged"]) == (2, 0)
+    assert found["peak_mib"] > 10
+    assert fleet.tenants_s(found["run_id"]) < found["seconds"]
+    assert run_apart(fleet)["queries"] == 1
+    fleet.enter(5, CHANGE)
+    assert run_apart(fleet)["unchanged"] == 7
+    with counted("mt_paas.tenant") as queries:
+        fleet.fleet().status()
+        fleet.ask("SELECT 1")
+        fleet.ask("SELECT count(*) FROM mt_paas.tenant")
+    assert len(queries) == 2
+
+
+@pytest.mark.parametrize(
+    ("highest", "expected"),
+    [(0, [0, 1]), (1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (3000, [0, 1000, 2000, 3000]), (0.83, [0, 0.2, 0.4, 0.6, 0.8, 1])],
+)
+def test_an_axis_has_round_numbers(highest: float, expected: list[float]) -> None:
+    from benchmarks.plot import ticks
+
+    assert ticks(highest) == expected
+
+
+def test_a_chart_is_drawn_to_scale() -> None:
+    from benchmarks.plot import Chart, Line, svg
+
+    text = svg([Chart("a < b", "tenants", "seconds", [Line("ours", [(0, 0), (50, 1), (100, 2)])])])
+    root = ElementTree.fromstring(text)
+    (line,) = root.findall(".//{http://www.w3.org/2000/svg}polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x1 - x0 == pytest.approx(x2 - x1)
+    assert y0 - y1 == pytest.approx(y1 - y2)
+    assert y0 > y2, "more is higher, and an SVG counts downwards"
+    assert "prefers-color-scheme: dark" in text
+    with pytest.raises(ValueError, match="nothing to draw"):
+        svg([Chart("empty", "x", "y", [])])

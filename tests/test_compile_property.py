@@ -230,7 +230,7 @@ def once(*lines: str) -> Generated:
 
 
 def untyped(self: Any, value: Any, type_: Any) -> str:
-    written: str = super(rendering._Typed, self).render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+    written: str = super(rendering._Typed, self).render_literal_value(value, type_)
     return written
 
 

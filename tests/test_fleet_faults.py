@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from mt_paas_db.catalog.settings import load_settings
 from mt_paas_db.core import ClusterSettings
 from mt_paas_db.errors import ConfigurationError, MigrationRefusedError, PooledConnectionError
 from mt_paas_db.migrate import message
@@ -34,7 +33,8 @@ def armada(service: Service, tmp_path: Path) -> Armada:
 
 
 def states(armada: Armada, report: Report) -> list[str]:
-    return [armada.outcomes(report.run_id)[tenant] for tenant in TENANTS]
+    found = armada.outcomes(report.run_id)
+    return [found.get(tenant, "settled") for tenant in TENANTS]
 
 
 def execute(armada: Armada, statement: str) -> None:
@@ -148,7 +148,7 @@ def test_every_third_tenant_has_data_that_a_revision_does_not_like(armada: Armad
     assert failure.sqlstate == "23505"
     assert "UNIQUE" in str(failure.statement)
     second = armada.fleet().upgrade(options=TOLERANT)
-    assert states(armada, second) == ["migrated", "failed", "migrated"] or second.migrated == 1
+    assert states(armada, second) == ["settled", "failed", "migrated"]
     armada.ask("korea", "DELETE FROM note WHERE id = 1")
     third = armada.fleet().resume(options=QUICK)
     assert third.ok, third
@@ -257,11 +257,11 @@ def test_a_deadlock(armada: Armada) -> None:
 def wait_until_held(armada: Armada, tenant: str) -> None:
     table = f"{armada.schema(tenant)}.note"
     with armada.service.superuser() as connection:
-        for _ in range(1_000):
+        for _ in range(3_000):
             if connection.execute(
                 "SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = to_regclass(%s)",
                 (table,),
-            ).fetchone():
+            ).fetchall():
                 return
             time.sleep(0.01)
     raise AssertionError("nobody came")
@@ -278,38 +278,32 @@ def index(armada: Armada, tenant: str) -> tuple[int, bool]:
 
 
 def test_an_index_build_whose_backend_is_killed(armada: Armada) -> None:
-    """It was held up by a reader; what it left is dropped and built again."""
+    """An old snapshot holds it up; what it left is dropped and built again."""
     armada.history.add("a2", CONCURRENTLY, after="a1")
-    with holding(armada, "korea", "INSERT INTO note (body) VALUES ('held')") as writer:
+    assert armada.fleet().upgrade(selection=Selection(tenants=("hallym",)), options=QUICK).ok  # and the reference
+    left: list[Any] = []
 
-        def kill() -> None:
-            with armada.service.superuser() as su:
-                for _ in range(2_000):
-                    found = su.execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-                        "AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND datname = current_database()"
-                    ).fetchall()
-                    if found:
-                        break
-                    time.sleep(0.01)
-            armada_saw.append(index(armada, "korea")[1])
-            writer.rollback()
+    def kill(old: psycopg.Connection[Any]) -> None:
+        with armada.service.superuser() as su:
+            for _ in range(3_000):
+                if su.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                    "AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND datname = current_database()"
+                ).fetchall():
+                    break
+                time.sleep(0.01)
+            left.extend(su.execute("SELECT FROM pg_index WHERE NOT indisvalid").fetchall())
+        old.rollback()
 
-        armada_saw: list[bool] = []
-        killer = threading.Thread(target=kill)
-        # The writer is in the way of ADD COLUMN too: it begins when that is done.
-        writer.rollback()
-        blocker = armada.service.superuser()
-        blocker.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        blocker.execute("SELECT 1")
+    with psycopg.connect(armada.service.server.dsn(armada.service.database)) as old:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("SELECT 1")
+        killer = threading.Thread(target=kill, args=(old,))
         killer.start()
-        timer = threading.Timer(6, lambda: blocker.execute("ROLLBACK"))
-        timer.start()
-        report = armada.fleet().upgrade(options=TOLERANT)
+        report = armada.fleet().upgrade(options=replace(TOLERANT, busy_s=20, reconnect_s=30))
         killer.join()
-        timer.join()
-        blocker.close()
     assert report.ok, report
+    assert len(left) >= 1
     for tenant in TENANTS:
         assert index(armada, tenant)[1]
         assert armada.ask(tenant, "SELECT count(*) FROM note") == [(1,)]
@@ -345,8 +339,8 @@ def test_an_index_that_was_built_before_the_kill_is_kept(armada: Armada) -> None
     armada.ask("korea", "ALTER TABLE note ADD COLUMN mood text")
     armada.ask("korea", "CREATE INDEX note_mood ON note (mood)")
     with armada.fleet().ground() as ground:
-        (script,) = [ground.script_from("upgrade", ("a1",), "a2")]
-        begun = [step.begun for step in script.steps() if step.begun][0]
+        script = ground.script_from("upgrade", ("a1",), "a2")
+        begun = next(step.begun for step in script.steps() if step.begun)
     armada.ask("korea", f"COMMENT ON TABLE alembic_version IS '{begun}'")
     kept = index(armada, "korea")
     execute(armada, f'ALTER TABLE "{armada.schema("korea")}".note OWNER TO {armada.service.name}_owner')
@@ -407,19 +401,12 @@ def test_a_pooler_in_between(service: Service, tmp_path: Path, *, ignored: bool)
     with pooler:
         if ignored:
             let_options_pass(pooler)
-        cluster = service.settings().clusters["main"].model_dump()
-        cluster["direct_dsn"] = pooler.dsn(service.database, user=role, password=PASSWORD)
-        settings = load_settings(installation=service.name, clusters={"main": ClusterSettings.model_validate(cluster)})
-        fleet = armada.fleet()
-        fleet._direct = type(fleet._direct)(settings, lambda entry, purpose: _secret(settings, entry, purpose))
+        (cluster,) = service.settings().clusters.values()
+        through = pooler.dsn(service.database, user=role, password=PASSWORD)
+        given = {name: dsn.get_secret_value() for name, dsn in (("app_dsn", cluster.app_dsn),) if dsn is not None}
+        named = ClusterSettings.model_validate({**given, "admin_dsn": through, "direct_dsn": through})
         with pytest.raises(PooledConnectionError, match="DIRECT_DSN"):
-            fleet.upgrade(options=QUICK)
-
-
-def _secret(settings: Any, entry: str, purpose: str) -> str | None:
-    from mt_paas_db.catalog.credentials import settings_credentials
-
-    return settings_credentials(settings)(entry, purpose)  # type: ignore[arg-type,return-value]
+            Armada(service, armada.history, {"clusters": {"main": named}}).fleet().upgrade(options=QUICK)
 
 
 def let_options_pass(pooler: PgBouncer) -> None:

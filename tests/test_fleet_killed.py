@@ -250,8 +250,8 @@ def after(at: int) -> None:
             fall()
         return execute(pgconn)
 
-    execute = apply.generators.execute
-    apply.generators = SimpleNamespace(execute=executing)  # type: ignore[assignment]
+    execute = vars(apply)["generators"].execute
+    vars(apply)["generators"] = SimpleNamespace(execute=executing)
 
 
 @pytest.mark.parametrize("where", [before, after])

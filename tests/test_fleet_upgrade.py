@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,6 @@ def test_downgrade_and_upgrade_again(armada: Armada) -> None:
     assert armada.fleet().upgrade(options=QUICK).ok
     with pytest.raises(MigrationRefusedError, match="title"):
         armada.fleet().downgrade("-1", options=QUICK)
-    from dataclasses import replace
-
     report = armada.fleet().downgrade("-1", options=replace(QUICK, allow_destructive=True))
     assert report.ok, report
     for tenant in (*TENANTS, "(reference)"):
@@ -91,3 +90,20 @@ def test_verify_names_what_differs(armada: Armada) -> None:
     found = {one.tenant_id: one for one in armada.fleet().verify()}
     assert found["hallym"].ok
     assert [(d.kind, d.name, d.change) for d in found["korea"].differences] == [("index", "by_hand", "unexpected")]
+
+
+def test_what_a_revision_sets_stays_with_its_tenant(armada: Armada) -> None:
+    """A plain SET outlives its transaction: the next tenant on the connection must not meet it."""
+    armada.history.add("a2", 'op.execute("ALTER TABLE note ADD COLUMN zone text")', after="a1")
+    armada.history.add(
+        "a3",
+        """
+        op.execute("INSERT INTO note (body, zone) VALUES ('before', current_setting('TimeZone'))")
+        op.execute("SET TIME ZONE 'Asia/Seoul'")
+        """,
+        after="a2",
+    )
+    assert armada.fleet().upgrade(options=replace(QUICK, jobs=1)).ok
+    zones = {armada.ask(tenant, "SELECT zone FROM note")[0][0] for tenant in TENANTS}
+    assert len(zones) == 1
+    assert zones != {"Asia/Seoul"}

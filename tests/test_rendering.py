@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import sqlalchemy
 
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.rendering import render
@@ -80,8 +81,10 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
             ' sa.Column("b", sa.Integer, sa.Computed("a * 2", persisted=True)))'
         ),
         [
-            "CREATE TABLE c (\n\ta INTEGER GENERATED ALWAYS AS IDENTITY, \n"
-            "\tb INTEGER GENERATED ALWAYS AS (a * 2) STORED\n)"
+            (
+                "CREATE TABLE c (\n\ta INTEGER GENERATED ALWAYS AS IDENTITY, \n"
+                "\tb INTEGER GENERATED ALWAYS AS (a * 2) STORED\n)"
+            )
         ],
     ),
     "enum_with_its_table": (
@@ -124,8 +127,10 @@ COMPILED: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "dollars": (
-        'op.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS '
-        '$f$ BEGIN COMMIT; RETURN NEW; END $f$; SELECT 1")',
+        (
+            'op.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS '
+            '$f$ BEGIN COMMIT; RETURN NEW; END $f$; SELECT 1")'
+        ),
         ["CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN COMMIT; RETURN NEW; END $f$", "SELECT 1"],
     ),
     "atomic": (
@@ -259,7 +264,7 @@ CHANGING: dict[str, str] = {
     "set_order": "v = ' '.join({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})",
     "hash": "v = hash('a')",
     "id": "v = id(object())",
-    "server_default": "import uuid\nv = 1\nop.add_column('t', sa.Column('a', server_default=str(uuid.uuid4())))",
+    "default": "import uuid\nv = sa.Column('a', sa.Text, server_default=uuid.uuid4().hex)\nop.add_column('t', v)",
     "module_time": "v = STARTED",
     "count": "import secrets\nv = 1\nfor _ in range(secrets.randbelow(10**4)): op.execute('SELECT 1')",
 }
@@ -340,6 +345,17 @@ def test_one_rendering_shows_nothing_of_what_changes(tmp_path: Path) -> None:
     assert rendered(tmp_path, CHANGING["uuid4"]).reason is None
 
 
+def test_without_another_clock_the_year_is_a_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason for the second process's clock."""
+    setup = Compiler.setup
+    monkeypatch.setattr(Compiler, "setup", lambda self, *, shifted=False: setup(self))
+    body = f"{CHANGING['year']}\nop.execute(f'SELECT {{v}}')"
+    scripts = Scripts(History(tmp_path / "history").add("a1", body).location)
+    with Compiler(scripts, server_version=(16, 2)) as compiler:
+        assert compiler.compile("upgrade", (), "head").way == "compiled"
+
+
+@pytest.mark.skipif(sqlalchemy.__version__ < "2.1", reason="SQLAlchemy 2.0 knows no virtual columns")
 def test_the_dialect_knows_the_server(tmp_path: Path) -> None:
     body = 'op.add_column("t", sa.Column("a", sa.Integer, sa.Computed("1", persisted=False)))'
     assert "VIRTUAL" in rendered(tmp_path / "18", body, server_version=(18, 1)).items[0].text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -30,7 +31,7 @@ class Plan(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
 """
 
-SHARES = {"shared_schemas": ("reference",)}
+SHARES: dict[str, Any] = {"shared_schemas": ("reference",)}
 
 
 def add_shared(armada: Armada, revision: str, body: str, *, after: str | None = None, down: str = "pass") -> None:

@@ -10,7 +10,7 @@ from mt_paas_db.cli import screen
 from mt_paas_db.cli.text import printable
 
 if TYPE_CHECKING:
-    from mt_paas_db.migrate.fleet import Status
+    from mt_paas_db.migrate.status import Status
     from mt_paas_db.migrate.ledger import Run
     from mt_paas_db.migrate.plan import Plan
     from mt_paas_db.migrate.report import Report

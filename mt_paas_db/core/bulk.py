@@ -67,7 +67,7 @@ def read_file(path: str | Path) -> list[NewTenant]:
     rows = csv.DictReader(text.splitlines(), strict=True)
     columns = [name.strip() for name in rows.fieldnames or ()]
     if "id" not in columns or not set(columns) <= set(_COLUMNS):
-        raise ConfigurationError(f"{path}: the first line names the columns, of {', '.join(_COLUMNS)}; id must be there")
+        raise ConfigurationError(f"{path}: the first line names the columns: id, and perhaps name and aliases")
     rows.fieldnames = columns
     try:
         return check([_read(row) for row in rows], where=lambda number: f"{path}, entry {number}: ")
@@ -131,7 +131,7 @@ def create_all(
 
 
 def _in_parallel(work: Callable[[NewTenant], Any], tenants: Sequence[NewTenant], jobs: int) -> Iterator[Any]:
-    """Yield results in order. Whatever ends the iteration, Ctrl-C too, lets those under way finish and begins no more."""
+    """Yield results in order. What ends the iteration, Ctrl-C too, lets those under way finish and begins no more."""
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="create")
     try:
         yield from pool.map(work, tenants)

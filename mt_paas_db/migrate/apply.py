@@ -122,9 +122,7 @@ class Application:
                 again = mark is not None and mark == step.begun
                 if not again:
                     self._send(
-                        message.begun(
-                            target, step, owner=self._owner, patience=self._patience, heads=heads, mark=mark
-                        )
+                        message.begun(target, step, owner=self._owner, patience=self._patience, heads=heads, mark=mark)
                     )
                 self._alone(target, step, again=again)
                 mark = step.begun
@@ -175,7 +173,7 @@ class Application:
 
     def _locked(self, target: Target, statements: list[Statement]) -> list[pq.abc.PGresult]:
         try:
-            return self._send([message.lock(target), *statements, message.unlock(target)])
+            return self._send([message.lock(target), *statements, message.RESET, message.unlock(target)])
         except (StatementError, MovedError):
             self.release(target)
             raise
@@ -187,7 +185,7 @@ class Application:
     def release(self, target: Target) -> None:
         """Give back the tenant's lock; a connection that was lost has given it back."""
         if not self._connection.closed:
-            self._connection.execute(message.unlock(target).text.encode())
+            self._connection.execute(message.as_text([message.RESET, message.unlock(target)]))
 
     def _send(self, statements: Sequence[Statement]) -> list[pq.abc.PGresult]:
         """Send one message and return the result of each of its statements."""

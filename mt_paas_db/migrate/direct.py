@@ -20,6 +20,11 @@ _PROOF = "mt_paas.direct"
 """A setting that comes with the connection. A pooler refuses it, or forgets to pass it on."""
 
 
+# They come with the connection, so that RESET ALL leaves them. A generic plan is the only one that what is prepared
+# for each tenant will ever need.
+_OPTIONS = f"-c {_PROOF}=on -c client_min_messages=warning -c plan_cache_mode=force_generic_plan"
+
+
 class Direct:
     """Opens connections that act as the owner role."""
 
@@ -49,7 +54,7 @@ class Direct:
 def connect(dsn: str, *, owner: str, entry: str, timeout_s: float = 10.0) -> psycopg.Connection[Any]:
     """See `Direct.connect`."""
     given = psycopg.conninfo.conninfo_to_dict(dsn)
-    options = f"{given.get('options') or ''} -c {_PROOF}=on -c client_min_messages=warning"
+    options = f"{given.get('options') or ''} {_OPTIONS}"
     try:
         connection = psycopg.connect(
             dsn,

@@ -14,9 +14,10 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 
-from mt_paas_db.catalog.queries import queries
+from mt_paas_db.catalog.queries import ddl, queries
 from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.message import Target, literal
 from mt_paas_db.migrate.script import Heads
@@ -25,7 +26,7 @@ OutcomeState = Literal["not_attempted", "migrated", "unchanged", "failed"]
 RunState = Literal["running", "succeeded", "failed", "stopped", "interrupted", "lost"]
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")
-_PREPARED = "mt_paas_db_record"
+_PREPARED = "mt_paas_db_record"  # of sql/migrate.sql
 
 
 class Position(NamedTuple):
@@ -196,7 +197,6 @@ def outcomes(connection: psycopg.Connection[Any], run_id: int, state: str | None
 def prepare(connection: psycopg.Connection[Any]) -> None:
     """Prepare on a connection to the catalog's database what `record` calls."""
     connection.execute(_prepared().encode())
-    connection.execute(b"SET plan_cache_mode = force_generic_plan")
 
 
 def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: str | None) -> str:
@@ -213,22 +213,4 @@ def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: s
 @cache
 def _prepared() -> str:
     fingerprint = structure.fingerprint_sql(schema="$5", role="$6")
-    return f"""PREPARE {_PREPARED} (bigint, bigint, text[], int, text, text, text) AS
-WITH found AS MATERIALIZED (
-    SELECT CASE WHEN $7 <> '' THEN ({fingerprint}) END AS fingerprint
-), copied AS (
-    INSERT INTO mt_paas.tenant_revision (generation, heads)
-    SELECT $2, $3 WHERE $2 > 0
-        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
-)
-UPDATE mt_paas.outcome o
-   SET state = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN 'migrated' ELSE 'failed' END,
-       verified = CASE WHEN $7 <> '' THEN f.fingerprint IS NOT DISTINCT FROM $7 END,
-       message = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN NULL
-                      ELSE 'migrated, but its structure is not the reference''s; '
-                           '`mt-paas-db migrate verify ' || o.tenant_id || '` says what differs' END,
-       to_heads = $3, attempts = $4, ended_at = clock_timestamp(), sqlstate = NULL, statement = NULL,
-       seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
-  FROM found f
- WHERE o.run_id = $1 AND o.generation = $2
-RETURNING o.state, o.verified, o.seconds, o.message"""
+    return ddl("migrate", "prepare_record", fingerprint=sql.SQL(fingerprint))  # type: ignore[arg-type]

@@ -52,12 +52,16 @@ class Patience:
     statement_timeout_s: float = 0.0
 
 
+RESET = Statement("unlock", "RESET ALL")
+"""What a revision's plain SET leaves on a connection, a time zone say, is not the next tenant's."""
+
+
 def identifier(name: str) -> str:
     """Return a name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(value: str | int | None | Sequence[str]) -> str:
+def literal(value: str | int | Sequence[str] | None) -> str:
     """Return a value as SQL writes it, where backslashes are plain characters."""
     if value is None:
         return "NULL"
@@ -93,7 +97,7 @@ def whereabouts(target: Target) -> str:
 
 def heads(target: Target) -> str:
     """Ask for what is in the version table."""
-    return f"SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE \"C\""
+    return f'SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE "C"'
 
 
 def begin(target: Target, owner: str, patience: Patience) -> Iterator[Statement]:
@@ -112,9 +116,10 @@ def guard(target: Target, heads: Heads, mark: Mark | None) -> Iterator[Statement
         if target.role is not None and target.generation >= 0:
             yield Statement("guard", f"REVOKE ALL ON TABLE {target.versions} FROM {identifier(target.role)}")
     yield Statement("guard", f"LOCK TABLE {target.versions} IN SHARE ROW EXCLUSIVE MODE")
-    found = f"ARRAY(SELECT version_num::text FROM {target.versions} ORDER BY version_num COLLATE \"C\")"
+    found = f'ARRAY(SELECT version_num::text FROM {target.versions} ORDER BY version_num COLLATE "C")'
     comment = f"coalesce(pg_catalog.obj_description({literal(target.versions)}::regclass, 'pg_class'), '')"
-    marked = f"{comment} = {literal(str(mark))}" if mark else f"NOT pg_catalog.starts_with({comment}, {literal(Mark.PREFIX)})"
+    unmarked = f"NOT pg_catalog.starts_with({comment}, {literal(Mark.PREFIX)})"
+    marked = f"{comment} = {literal(str(mark))}" if mark else unmarked
     yield Statement("guard", f"SELECT 1 / ({found} = {literal(heads)} AND {marked})::int")
 
 
@@ -170,7 +175,9 @@ def transaction(
     return statements
 
 
-def begun(target: Target, step: Step, *, owner: str, patience: Patience, heads: Heads, mark: Mark | None) -> list[Statement]:
+def begun(
+    target: Target, step: Step, *, owner: str, patience: Patience, heads: Heads, mark: Mark | None
+) -> list[Statement]:
     """Return what marks a step outside a transaction as begun."""
     return [
         *begin(target, owner, patience),
@@ -196,8 +203,8 @@ def in_schema(target: Target, owner: str, patience: Patience, item: Item) -> lis
 
 
 def out_of_schema(owner: str) -> list[str]:
-    """Return what undoes `in_schema`."""
-    return ["RESET search_path", "RESET lock_timeout", "RESET statement_timeout", f"SET ROLE {identifier(owner)}"]
+    """Return what undoes `in_schema`, and whatever a revision's own SET has left for the next tenant."""
+    return [RESET.text, f"SET ROLE {identifier(owner)}"]
 
 
 def as_text(statements: Sequence[Statement]) -> bytes:

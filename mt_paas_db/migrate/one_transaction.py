@@ -13,11 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 
-_ENDS_TRANSACTION = re.compile(
-    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT|ABORT|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b|^\s*END\b",
-    re.IGNORECASE | re.DOTALL,
-)
-"""SQL text that may end a transaction. It may also match inside a literal: that is refused too."""
+from mt_paas_db.migrate.statements import ends_transaction
+
+_MAY_END = re.compile(r"\b(?:BEGIN|START|COMMIT|END|ROLLBACK|ABORT|PREPARE)\b", re.IGNORECASE)
+"""Most statements have none of these words, and need not be read."""
 
 
 class LeavesTransactionError(Exception):
@@ -37,7 +36,7 @@ def kept_open(connection: Connection) -> Iterator[None]:
     """
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _ENDS_TRANSACTION.search(statement):
+        if _MAY_END.search(statement) and _ends(statement):
             raise LeavesTransactionError
 
     listeners = {"before_cursor_execute": look, "commit": refuse_to_leave, "rollback": refuse_to_leave}
@@ -48,3 +47,10 @@ def kept_open(connection: Connection) -> Iterator[None]:
     finally:
         for name, listener in listeners.items():
             event.remove(connection, name, listener)
+
+
+def _ends(statement: str) -> bool:
+    try:
+        return ends_transaction(statement)
+    except ValueError:
+        return False  # a literal without an end: the server refuses it whole

@@ -109,8 +109,7 @@ class _InterruptedError(Exception):
 def _answer(error: Any, order: Order) -> Answer:
     raised = getattr(error, "orig", None) or error
     state = getattr(raised, "sqlstate", None)
-    connection = _open.get(order.dsn, (None, None))[0]
-    lost = connection is None or connection.closed or connection.broken or (state or "").startswith(("57P", "08"))
+    lost = isinstance(raised, psycopg.OperationalError) and (state is None or state.startswith(("57P", "08")))
     if lost:
         _open.pop(order.dsn, None)
     lines = str(raised).strip().splitlines()

@@ -178,7 +178,7 @@ class Runner:
         working = True
         while working:
             try:
-                working = not all([end.wait(_TELL_EVERY_S / len(ends)) for end in ends])
+                working = sum(end.wait(_TELL_EVERY_S / len(ends)) for end in ends) < len(ends)
                 self._tell(phase)
             except KeyboardInterrupt:
                 queue.close()

@@ -111,7 +111,7 @@ class Scripts:
         Raises `RevisionError` where there is no such way.
         """
         if ":" in target:
-            raise RevisionError(f"a range, {target!r}, says where a tenant starts, which each knows by itself; name the target")
+            raise RevisionError(f"{target!r} is a range; where a tenant starts it knows by itself, so name the target")
         several = tuple(target.split())
         wanted: Any = several if len(several) > 1 else target
         towards: dict[Action, Callable[[], Any]] = {
@@ -121,16 +121,16 @@ class Scripts:
         }
         if action == "downgrade" and not start and target != "base":
             raise RevisionError(f"cannot downgrade to {target!r} from before the first revision")
-        try:
-            steps = towards[action]()
-        except (CommandError, AlembicRevisionError, KeyError, ValueError) as error:
-            where = ", ".join(start) or "before the first revision"
-            raise RevisionError(f"cannot {action} to {target!r} from {where}: {error}") from error
         maintainer = HeadMaintainer(_Unsent(), start)  # type: ignore[arg-type]
         heads = []
-        for step in steps:
-            maintainer.update_to_step(step)
-            heads.append(tuple(sorted(maintainer.heads)))
+        try:
+            steps = towards[action]()
+            for step in steps:
+                maintainer.update_to_step(step)
+                heads.append(tuple(sorted(maintainer.heads)))
+        except (CommandError, AlembicRevisionError, KeyError, ValueError, AssertionError) as error:
+            where = ", ".join(start) or "before the first revision"
+            raise RevisionError(f"cannot {action} to {target!r} from {where}: {error}") from error
         return Route(tuple(steps), tuple(heads), heads[-1] if heads else tuple(sorted(start)))
 
     def resolve(self, target: str) -> str:

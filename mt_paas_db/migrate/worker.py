@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,10 @@ from typing import Any, Self
 
 from mt_paas_db.errors import ConfigurationError, TenancyError
 
+# Requests come on a copy of stdin, and stdin itself is empty: a revision that asks for input() must not wait for it.
 _MAIN = (
-    "import pickle, sys; stdin = sys.stdin.buffer; sys.path[:] = pickle.load(stdin); "
-    "from mt_paas_db.migrate.worker import serve; serve(stdin)"
+    "import os, pickle, sys; stdin = os.fdopen(os.dup(0), 'rb'); os.dup2(os.open(os.devnull, os.O_RDONLY), 0); "
+    "sys.path[:] = pickle.load(stdin); from mt_paas_db.migrate.worker import serve; serve(stdin)"
 )
 
 
@@ -49,7 +51,7 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         # Another order of sets and dicts in each kind, so that text that depends on it shows.
         environment = {**os.environ, "PYTHONHASHSEED": "2" if setup.shifted else "1"}
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  this interpreter, and a text of ours
             [sys.executable, "-c", _MAIN],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -103,10 +105,8 @@ class Worker:
         """End the process; one that is in the middle of something ends when it is done, or after 5 s."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

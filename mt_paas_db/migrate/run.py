@@ -1,0 +1,167 @@
+"""One run, from its plan to its report: entered in the catalog, carried out, and written down."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+
+from mt_paas_db.errors import ServerUnavailableError, TenancyError
+from mt_paas_db.migrate import ledger, structure
+from mt_paas_db.migrate.ground import Ground
+from mt_paas_db.migrate.ledger import Outcome
+from mt_paas_db.migrate.message import SHARED
+from mt_paas_db.migrate.migrator import Assignment
+from mt_paas_db.migrate.plan import Plan, Selection
+from mt_paas_db.migrate.report import Failure, Listener, Options, Report
+from mt_paas_db.migrate.runner import Runner, Tally
+from mt_paas_db.migrate.script import Action
+
+
+class FleetRun:
+    """One run on one ground. `run` it once."""
+
+    def __init__(self, ground: Ground, selection: Selection, options: Options, listener: Listener) -> None:
+        self._ground = ground
+        self._selection = selection
+        self._options = options
+        self._listener = listener
+        self._began = time.monotonic()
+
+    def run(self, action: Action, target: str, *, resumes: int | None) -> Report:
+        """Plan, and carry out what is planned; return how it ended. `Fleet.upgrade` says what is raised."""
+        plan = self._ground.plan(action, target, self._selection)
+        plan.check(allow_destructive=self._options.allow_destructive)
+        if plan.empty:
+            return self._report(plan, Tally(), run_id=None)
+        run_id = self._enter(plan, resumes)
+        runner = Runner(self._assignment(plan, run_id), plan, listener=self._listener)
+        try:
+            self._carry_out(runner, plan)
+        except KeyboardInterrupt:  # between two waves, say
+            runner.tally.interrupted = True
+        finally:
+            runner.close()
+        return self._report(plan, runner.tally, run_id=run_id)
+
+    def _assignment(self, plan: Plan, run_id: int) -> Assignment:
+        ground = self._ground
+        return Assignment(
+            action=plan.action,
+            destination=plan.destination,
+            run_id=run_id,
+            home=ground.home,
+            direct=ground.direct,
+            options=self._options,
+            shared_schemas=ground.shared_schemas,
+        )
+
+    def _enter(self, plan: Plan, resumes: int | None) -> int:
+        """Enter the run into the catalog, with all its tenants, and what is applied where they will stand."""
+        connection, scripts = self._ground.connection, plan.scripts
+        for heads in {heads for script in scripts.values() for heads in (script.start, script.end)}:
+            ledger.record_set(connection, heads, self._ground.scripts.closure(heads))
+        run_id = ledger.begin_run(
+            connection,
+            action=plan.action,
+            target=plan.destination,
+            actor=self._options.actor,
+            options=self._options.as_dict() | self._selection.as_dict(),
+            ways=[{"start": list(start), "end": list(s.end), "revisions": s.ways()} for start, s in scripts.items()],
+            resumes=resumes,
+            outcomes=[
+                *((m.target, m.wave, m.heads, plan.first_scripts[m.target.generation].way) for m in plan.first),
+                *((m.target, m.wave, m.heads, scripts[m.heads].way) for m in plan.moves),
+                *((b.target, 1, b.heads, "compiled") for b in plan.blocked),
+            ],
+        )
+        for target, heads, reason in plan.blocked:
+            ledger.write_outcome(connection, run_id, target, Outcome("failed", heads, 0, message=reason))
+        return run_id
+
+    def _carry_out(self, runner: Runner, plan: Plan) -> None:
+        ground, tally = self._ground, runner.tally
+        for target, _heads, reason in plan.blocked:
+            tally.states["failed"] += 1
+            tally.failures.append(Failure(target.tenant_id, None, None, reason))
+        if len(plan.blocked) > self._options.max_failures:
+            tally.stopped = "tenants cannot be migrated from where they stand; no tenant was touched"
+            return
+        for move in plan.first:
+            shared = move.target.generation == SHARED
+            compiler = ground.shared_compiler if shared else ground.compiler
+            assert compiler is not None
+            towards = "heads" if shared and not self._selection.shared_only else plan.destination
+            if not runner.first(move, plan.first_scripts[move.target.generation], compiler, towards):
+                return
+        if self._verifies(plan):
+            self._expect(runner)
+        runner.tenants(ground.compiler)
+
+    def _verifies(self, plan: Plan) -> bool:
+        return self._options.verify and plan.action != "stamp"
+
+    def _expect(self, runner: Runner) -> None:
+        """Have tenants compared with the reference, where they come to where it stands."""
+        ground, reference = self._ground, self._ground.reference
+        found = ground.where(reference)
+        fingerprint = structure.fingerprint_on(ground.connection, reference.schema, reference.schema)
+        if fingerprint is not None and found.heads is not None:
+            runner.expect(fingerprint, found.heads)
+
+    def _report(self, plan: Plan, tally: Tally, *, run_id: int | None) -> Report:
+        """Write down how the run ended, and return it. A bug is raised, once it is written down."""
+        lost, slowest = tally.lost, []
+        message = str(lost).splitlines()[0] if lost is not None else tally.stopped
+        if run_id is None:
+            message = "nothing to do"
+        else:
+            slowest = self._finish(run_id, tally, message)
+        if lost is not None and not isinstance(lost, TenancyError):
+            raise lost
+        counted = tally.states
+        tried = counted["migrated"] + counted["unchanged"] + counted["failed"]
+        return Report(
+            run_id=run_id,
+            action=plan.action,
+            target=plan.destination,
+            state=tally.state,
+            message=message,
+            migrated=counted["migrated"],
+            unchanged=counted["unchanged"] + plan.settled,
+            failed=counted["failed"],
+            not_attempted=len(plan.moves) + len(plan.blocked) - tried,
+            seconds=time.monotonic() - self._began,
+            failures=tuple(tally.failures),
+            slowest=tuple(slowest),
+            ways=tuple({"start": list(start), "revisions": s.ways()} for start, s in plan.scripts.items()),
+            verified=self._verifies(plan),
+        )
+
+    def _finish(self, run_id: int, tally: Tally, message: str | None) -> list[tuple[str, float]]:
+        """Write down how the run ended; return the tenants that took longest."""
+        connection = self._living()
+        try:
+            ledger.finish_run(connection, run_id, tally.state, message)
+            return ledger.slowest(connection, run_id)
+        finally:
+            if connection is not self._ground.connection:
+                connection.close()
+
+    def _living(self) -> psycopg.Connection[Any]:
+        """Return the ground's connection, or another where it was lost meanwhile."""
+        ground = self._ground
+        deadline = time.monotonic() + self._options.reconnect_s
+        try:
+            ground.connection.execute(b"SELECT 1")
+            return ground.connection
+        except psycopg.Error:
+            pass
+        while True:
+            try:
+                return ground.direct.connect(ground.home)
+            except ServerUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
