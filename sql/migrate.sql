@@ -65,8 +65,8 @@ SELECT r.run_id, r.action, r.target, r.actor, r.options, r.ways, r.resumes, r.st
  LIMIT :page_size;
 
 -- name: hold_run
--- As long as the runner's connection lives, its run is not lost.
-SELECT pg_catalog.pg_advisory_lock(7263, CAST(:run_id AS int));
+-- As long as one connection of the runner lives, its run is not lost. Shared: all of them hold it.
+SELECT pg_catalog.pg_advisory_lock_shared(7263, CAST(:run_id AS int));
 
 -- name: outcomes
 SELECT generation, tenant_id, wave, state, from_heads, to_heads, way, verified, seconds, attempts, sqlstate, statement,
@@ -94,22 +94,83 @@ SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.reln
    AND NOT i.indisvalid
    AND c.relname = :name;
 
+-- name: withhold_again
+-- What a migration made in a read-only tenant came with all rights; they are taken, and kept for when it is active
+-- again, as `read_only` did with the tables that were there. In the transaction that made it.
+DO $withhold_again$
+DECLARE
+    kept   jsonb := '[]';
+    tables text;
+    found  record;
+BEGIN
+    PERFORM FROM mt_paas.tenant WHERE generation = {generation} AND state = 'read_only' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    FOR found IN
+        SELECT c.oid::bigint AS oid, c.relname, NULL::name AS attname, array_agg(DISTINCT x.privilege_type ORDER BY x.privilege_type) AS rights
+          FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x
+         WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {schema})
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+           AND x.grantee = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = {role})
+           AND x.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+         GROUP BY c.oid, c.relname
+         UNION ALL
+        SELECT c.oid::bigint, c.relname, a.attname, array_agg(DISTINCT x.privilege_type ORDER BY x.privilege_type)
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped, pg_catalog.aclexplode(a.attacl) x
+         WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {schema})
+           AND x.grantee = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = {role})
+           AND x.privilege_type IN ('INSERT', 'UPDATE')
+         GROUP BY c.oid, c.relname, a.attname
+    LOOP
+        kept := kept || pg_catalog.jsonb_build_object('oid', found.oid, 'table', found.relname,
+                                                      'column', found.attname, 'rights', found.rights);
+        tables := concat_ws(', ', tables, pg_catalog.format('%I.%I', {schema}, found.relname));
+    END LOOP;
+    IF tables IS NOT NULL THEN
+        UPDATE mt_paas.tenant SET withheld = coalesce(withheld, '[]') || kept WHERE generation = {generation};
+        EXECUTE pg_catalog.format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE %s FROM %I', tables, {role});
+    END IF;
+END
+$withhold_again$;
+
+-- name: prepare_lock
+-- One lock for each tenant, of the connection. Never waited for: a waiter would hold up CREATE INDEX CONCURRENTLY.
+PREPARE mt_paas_db_lock (text) AS
+SELECT 1 / pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int;
+
+-- name: prepare_unlock
+PREPARE mt_paas_db_unlock (text) AS
+SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0));
+
+-- name: prepare_unmarked
+-- Fails with a division by zero where an interrupted revision has left its mark on a version table, and where there is
+-- no such table.
+PREPARE mt_paas_db_unmarked (text) AS
+SELECT 1 / (NOT EXISTS (SELECT FROM pg_catalog.pg_description d
+                         WHERE d.objoid = $1::regclass
+                           AND d.classoid = 'pg_catalog.pg_class'::regclass
+                           AND d.objsubid = 0
+                           AND pg_catalog.starts_with(d.description, 'mt_paas_db interrupted ')))::int;
+
 -- name: prepare_record
--- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, schema, role, and the
--- fingerprint that its structure must have; an empty one asks for none. A tenant that differs counts as failed.
-PREPARE mt_paas_db_record (bigint, bigint, text[], int, text, text, text) AS
+-- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, schema, role, and what its
+-- structure must have; the verdict says whether it has, or null where that is not asked. A tenant that
+-- differs counts as failed.
+PREPARE {name} (bigint, bigint, text[], int, text, text, text) AS
 WITH found AS MATERIALIZED (
-    SELECT CASE WHEN $7 <> '' THEN ({fingerprint}) END AS fingerprint
+    SELECT {verdict} AS same, $5, $6, $7
 ), copied AS (
     INSERT INTO mt_paas.tenant_revision (generation, heads)
     SELECT $2, $3 WHERE $2 > 0
         ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
 )
 UPDATE mt_paas.outcome o
-   SET state = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN 'migrated' ELSE 'failed' END,
-       verified = CASE WHEN $7 <> '' THEN f.fingerprint IS NOT DISTINCT FROM $7 END,
-       message = CASE WHEN $7 = '' OR f.fingerprint = $7 THEN NULL
-                      ELSE 'migrated, but its structure is not the reference''s; '
+   SET state = CASE WHEN f.same IS FALSE THEN 'failed' ELSE 'migrated' END,
+       verified = f.same,
+       message = CASE WHEN f.same IS FALSE
+                      THEN 'migrated, but its structure is not the reference''s; '
                            '`mt-paas-db migrate verify ' || o.tenant_id || '` says what differs' END,
        to_heads = $3, attempts = $4, ended_at = clock_timestamp(), sqlstate = NULL, statement = NULL,
        seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())

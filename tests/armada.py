@@ -78,7 +78,8 @@ class Armada:
         """The columns of a tenant's table."""
         rows = self.ask(
             tenant,
-            f"SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped",
+            f"SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('{table}')"
+            " AND attnum > 0 AND NOT attisdropped",
         )
         return {row[0] for row in rows}
 
@@ -94,7 +95,8 @@ class Armada:
         """Where the catalog says that a tenant stands."""
         with self.service.superuser() as connection:
             row = connection.execute(
-                "SELECT r.heads FROM mt_paas.tenant_revision r JOIN mt_paas.tenant t USING (generation) WHERE tenant_id = %s",
+                "SELECT r.heads FROM mt_paas.tenant_revision r JOIN mt_paas.tenant t USING (generation)"
+                " WHERE tenant_id = %s",
                 (tenant,),
             ).fetchone()
         return tuple(row[0]) if row else None

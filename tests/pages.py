@@ -222,6 +222,8 @@ class PageRun:
                 pass
             case ["mt-paas-db", *arguments]:
                 self._process(block, line, ["-c", COMMAND_LINE, *arguments], expected)
+            case ["alembic", *arguments]:
+                self._process(block, line, ["-m", "alembic", *arguments], expected)
             case ["python", "-m", "benchmarks", name, *_]:
                 self._must_exist(block, name, {path.stem for path in (ROOT / "benchmarks").glob("*.py")})
             case ["python", script] if script.endswith(".py"):

@@ -19,14 +19,14 @@ from tests.fingerprint import fingerprint, strays
 from tests.fleet import Service
 from tests.histories import History
 
-SEED = 'INSERT INTO note (body) VALUES (\'50 % \\ "quoted" \'\'twice\'\' 한국어\')'
+SEED = "INSERT INTO note (body) VALUES ('50 % \\ \"quoted\" ''twice'' 한국어')"
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
     made = History(tmp_path / "history").add("a1", NOTE).add("a2", ADD_TITLE, after="a1")
     made.add("a3", f"op.execute({SEED!r})", after="a2")
-    return made.add("a4", 'op.execute("CREATE TYPE mood AS ENUM (\'calm\')")', after="a3")
+    return made.add("a4", "op.execute(\"CREATE TYPE mood AS ENUM ('calm')\")", after="a3")
 
 
 @pytest.fixture

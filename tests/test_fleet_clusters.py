@@ -29,16 +29,16 @@ class Elsewhere:
         with service.superuser("postgres") as su:
             su.execute(f'CREATE DATABASE "{self.database}" OWNER "{owner}"'.encode())
             su.execute(f'CREATE ROLE "{self.schema}" NOLOGIN'.encode())
-        self.ask(
-            f'SET ROLE "{owner}"; CREATE SCHEMA "{self.schema}"; GRANT USAGE ON SCHEMA "{self.schema}" TO "{self.schema}"'
-        )
+        schema = self.schema
+        self.ask(f'SET ROLE "{owner}"; CREATE SCHEMA "{schema}"; GRANT USAGE ON SCHEMA "{schema}" TO "{schema}"')
         for kind, rights in (
             ("TABLES", "SELECT, INSERT, UPDATE, DELETE"),
             ("SEQUENCES", "USAGE"),
             ("FUNCTIONS", "EXECUTE"),
         ):
             self.ask(
-                f'ALTER DEFAULT PRIVILEGES FOR ROLE "{owner}" IN SCHEMA "{self.schema}" GRANT {rights} ON {kind} TO "{self.schema}"'
+                f'ALTER DEFAULT PRIVILEGES FOR ROLE "{owner}" IN SCHEMA "{schema}" '
+                f'GRANT {rights} ON {kind} TO "{schema}"'
             )
         # In this database, too, as `init` does in its own.
         self.ask(f'ALTER DEFAULT PRIVILEGES FOR ROLE "{owner}" REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC')

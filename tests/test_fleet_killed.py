@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -244,14 +243,15 @@ def after(at: int) -> None:
     """Fall when the message number `at` was sent, and its answer is not there yet."""
     numbers = count(1)
 
-    def executing(pgconn: Any) -> Any:
-        pgconn.flush()
+    def exchanging(pgconn: Any, text: bytes) -> Any:
         if next(numbers) == at:
+            pgconn.send_query(text)
+            pgconn.flush()
             fall()
-        return execute(pgconn)
+        return exchange(pgconn, text)
 
-    execute = vars(apply)["generators"].execute
-    vars(apply)["generators"] = SimpleNamespace(execute=executing)
+    exchange = apply.exchange
+    apply.exchange = exchanging
 
 
 @pytest.mark.parametrize("where", [before, after])

@@ -118,14 +118,12 @@ def test_tenants_are_migrated_whatever_their_state(armada: Armada, state: str, *
     assert {armada.heads(tenant) for tenant in TENANTS} == {("a2",)}
 
 
-@pytest.mark.xfail(strict=True, reason="the rights that read-only withholds are taken for drift")
 def test_a_read_only_tenant_is_like_the_reference(armada: Armada) -> None:
     armada.manager().read_only("korea")
     armada.history.add("a2", ADD_TITLE, after="a1")
     assert armada.fleet().upgrade(options=QUICK).ok
 
 
-@pytest.mark.xfail(strict=True, reason="what a migration makes gets the default privileges, read-only or not")
 def test_a_read_only_tenant_may_not_write_to_a_new_table(armada: Armada) -> None:
     armada.manager().read_only("korea")
     armada.history.add("a2", NOTE.replace('"note"', '"fresh"'), after="a1")

@@ -42,11 +42,12 @@ migrate_app = typer.Typer(help="Migrate all tenants to a revision.", rich_markup
 @with_options
 def status(
     tenants: Annotated[bool, typer.Option("--tenants", help="Where each tenant stands, too.")] = False,
+    recheck: Annotated[bool, typer.Option("--recheck", help="Ask each tenant, and set the catalog right.")] = False,
     **given: Unpack[Common],
 ) -> None:
     """Show where the tenants stand, and how many are behind."""
     with opened_fleet(given["scripts"]) as fleet:
-        found = fleet.status()
+        found = fleet.status(recheck=recheck)
         scripts = fleet.scripts
     if given["as_json"]:
         document = found.as_dict()

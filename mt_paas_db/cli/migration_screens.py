@@ -10,12 +10,12 @@ from mt_paas_db.cli import screen
 from mt_paas_db.cli.text import printable
 
 if TYPE_CHECKING:
-    from mt_paas_db.migrate.status import Status
     from mt_paas_db.migrate.ledger import Run
     from mt_paas_db.migrate.plan import Plan
     from mt_paas_db.migrate.report import Report
     from mt_paas_db.migrate.script import Heads, Script
     from mt_paas_db.migrate.scripts import Scripts
+    from mt_paas_db.migrate.status import Status
     from mt_paas_db.migrate.verify import Verified
 
 _IDS_IN_A_LINE = 8

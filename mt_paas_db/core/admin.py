@@ -56,6 +56,11 @@ class AdminTransaction:
         # Without parameters, so that a percent sign in a name is a percent sign.
         self.connection.exec_driver_sql(ddl("roles", name, **parts), execution_options={"no_parameters": True})
 
+    def run_all(self, *statements: tuple[str, dict[str, str]]) -> None:
+        """Execute several statements of ``sql/roles.sql`` as one message: each is a name and its parts."""
+        text = ";\n".join(ddl("roles", name, **parts) for name, parts in statements)
+        self.connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+
     def ask(self, name: str, /, **values: Any) -> Any:
         """Return the single value that a query of ``sql/roles.sql`` yields, or None."""
         return self.connection.execute(query("roles", name), values).scalar_one_or_none()
@@ -145,8 +150,7 @@ class Admin:
         """
         with self._explained(), self._engine.begin() as connection:
             transaction = AdminTransaction(connection, self.roles, self.cluster)
-            transaction.run("admin_path")
-            transaction.run("admin_patience")
+            transaction.run_all(("admin_path", {}), ("admin_patience", {}))
             if transaction.oneself.version < MINIMUM_VERSION * 10_000:
                 raise MissingRightsError(
                     self.cluster,

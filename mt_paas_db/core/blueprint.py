@@ -14,7 +14,7 @@ from mt_paas_db.core.models import Models
 from mt_paas_db.core.seed import Seed, load_seed
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.script import Script
-from mt_paas_db.migrate.scripts import Scripts
+from mt_paas_db.migrate.scripts import Scripts, shares
 
 
 class Blueprint:
@@ -36,6 +36,11 @@ class Blueprint:
     def scripts(self) -> Scripts | None:
         """The revisions, if the service has any. Raises `ConfigurationError` where they cannot be found."""
         return None if self._script_location is None else Scripts(self._script_location)
+
+    @property
+    def shares_by_revisions(self) -> bool:
+        """Whether what all tenants share has a history of its own, and so is not made from the models."""
+        return self._script_location is not None and shares(self._script_location)
 
     @property
     def known_head(self) -> Script | None:

@@ -65,15 +65,10 @@ class TenantManager:
         )
         self._script_location = script_location or self.settings.script_location
         self._admin = Admin(self.settings, self._credentials)
-        self._lifecycle = Lifecycle(
-            self._admin,
-            self.settings,
-            Blueprint(
-                models=self._models,
-                script_location=self._script_location,
-                seed=seed or self.settings.seed,
-            ),
+        self._blueprint = Blueprint(
+            models=self._models, script_location=self._script_location, seed=seed or self.settings.seed
         )
+        self._lifecycle = Lifecycle(self._admin, self.settings, self._blueprint)
         self._door = Door(self.settings, self._credentials)
 
     @cached_property
@@ -155,7 +150,8 @@ class TenantManager:
 
         Raises `InstallationTakenError`, `MissingRightsError`, `ServerUnavailableError`, `ConfigurationError`.
         """
-        return initialize(self._admin, self.settings, self._credentials, self._models)
+        models = None if self._blueprint.shares_by_revisions else self._models
+        return initialize(self._admin, self.settings, self._credentials, models)
 
     def readiness(self) -> Report:
         """Return whether sessions can be served now, as a report of a few quick checks. Never raises."""

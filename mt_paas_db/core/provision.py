@@ -58,6 +58,14 @@ class _Order:
     actor: str | None
 
 
+class _UnfinishedError(Exception):
+    """A former creation left this tenant behind."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        super().__init__(tenant.tenant_id)
+        self.tenant = tenant
+
+
 class Provisioner:
     """Creates tenants of one installation."""
 
@@ -66,6 +74,7 @@ class Provisioner:
         self._blueprint = blueprint
         self._in_steps = False  # once a revision has left its transaction, the next tenant's would too
         self._asked = 0
+        self._server_version: int | None = None
 
     def create(
         self,
@@ -96,13 +105,17 @@ class Provisioner:
                 "script_location for Alembic's revisions"
             )
         with self._changes.recorded("create", order.tenant_id, order.actor):
-            left = self._left_behind(order)
-            if left is None and not self._in_steps:
+            self._asked += 1
+            if self._asked > 1 and self._server_version is not None:
+                self.compile(self._server_version)
+            if not self._in_steps:
                 try:
                     return self._at_once(order)
+                except _UnfinishedError as unfinished:
+                    return self._complete(order, unfinished.tenant)
                 except LeavesTransactionError:
                     self._in_steps = True
-            return self._complete(order, left or self._begin(order))
+            return self._complete(order, self._left_behind(order) or self._begin(order))
 
     def compile(self, server_version: int) -> None:
         """Compile the revisions, so that the tenants that are created now have theirs in one message.
@@ -115,11 +128,12 @@ class Provisioner:
 
     def _left_behind(self, order: _Order) -> Tenant | None:
         with self._changes.as_owner() as step:
-            found = registry.find(step.connection, TenantName(order.tenant_id))
-            server_version = step.oneself.version
-        self._asked += 1
-        if self._asked > 1:
-            self.compile(server_version)
+            return self._found(step, order)
+
+    def _found(self, step: AdminTransaction, order: _Order) -> Tenant | None:
+        """Return a tenant of this id that a former creation left behind. Raises `TenantExistsError` for another."""
+        self._server_version = step.oneself.version
+        found = registry.find(step.connection, TenantName(order.tenant_id))
         if found is None or found.tenant_id != order.tenant_id:
             return None  # a former id or an alias of another is refused when the name is claimed
         if found.state is not TenantState.PROVISIONING:
@@ -128,6 +142,8 @@ class Provisioner:
 
     def _at_once(self, order: _Order) -> Tenant:
         with self._turn(), self._changes.as_owner() as step:
+            if left := self._found(step, order):
+                raise _UnfinishedError(left)
             tenant = self._make_empty(step, order)
             self._build(step, tenant)
             return self._finish(step, tenant, order)

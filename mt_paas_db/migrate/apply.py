@@ -8,12 +8,13 @@ kill goes on where it was, and applies nothing twice.
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import generators, pq
+from psycopg import pq
 from psycopg.errors import error_from_result
 
 from mt_paas_db.catalog.queries import queries
@@ -22,7 +23,7 @@ from mt_paas_db.migrate.message import Label, Patience, Statement, Target
 from mt_paas_db.migrate.script import Heads, Mark, Script, Step
 from mt_paas_db.migrate.statements import concurrent_index, idempotent_outside_transaction, tokens
 
-Record = Callable[[Heads], str]
+Record = Callable[[Heads], list[str]]
 """Returns SQL that records a tenant at these heads, in the transaction that brings it there."""
 
 DIVISION_BY_ZERO = "22012"
@@ -142,7 +143,7 @@ class Application:
             patience=self._patience,
             heads=heads,
             mark=mark,
-            record=record(step.heads) if record else None,
+            record=record(step.heads) if record else (),
         )
 
     def _alone(self, target: Target, step: Step, *, again: bool) -> None:
@@ -173,7 +174,7 @@ class Application:
 
     def _locked(self, target: Target, statements: list[Statement]) -> list[pq.abc.PGresult]:
         try:
-            return self._send([message.lock(target), *statements, message.RESET, message.unlock(target)])
+            return self._send([message.lock(target), *statements, message.unlock(target)])
         except (StatementError, MovedError):
             self.release(target)
             raise
@@ -190,9 +191,8 @@ class Application:
     def _send(self, statements: Sequence[Statement]) -> list[pq.abc.PGresult]:
         """Send one message and return the result of each of its statements."""
         connection = self._connection
-        connection.pgconn.send_query(message.as_text(statements))
         try:
-            results: list[pq.abc.PGresult] = connection.wait(generators.execute(connection.pgconn))
+            results = exchange(connection.pgconn, message.as_text(statements))
         except BaseException:
             # Whatever stopped the waiting, the answer is still to come: this connection is of no more use.
             connection.close()
@@ -212,7 +212,7 @@ class Application:
             connection.execute("ROLLBACK")
         if failed.label == "lock" and error.sqlstate == DIVISION_BY_ZERO:
             raise BusyError
-        if failed.label == "guard" and error.sqlstate in (DIVISION_BY_ZERO, "42P01", "3F000"):
+        if failed.label in ("guard", "swap") and error.sqlstate in (DIVISION_BY_ZERO, "42P01", "3F000"):
             raise MovedError
         raise StatementError(failed.label, failed.text, error)
 
@@ -230,6 +230,28 @@ class Application:
                     None if said is None else said.decode(),
                 )
         return None
+
+
+def exchange(pgconn: pq.abc.PGconn, text: bytes) -> list[pq.abc.PGresult]:
+    """Send a message and return the result of each of its statements, up to the first that failed.
+
+    As `psycopg.Connection.wait` does, without what that does for the main thread, which alone hears of Ctrl-C. Raises
+    `psycopg.OperationalError` where the connection is lost.
+    """
+    pgconn.send_query(text)
+    readable = select.poll()
+    readable.register(pgconn.socket, select.POLLIN)
+    results: list[pq.abc.PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            readable.poll()  # without Python's lock
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return results
+        results.append(result)
+        if result.status in _COPY:
+            return results
 
 
 def repeatable(statement: str) -> bool:

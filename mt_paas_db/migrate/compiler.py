@@ -12,10 +12,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from mt_paas_db.errors import ConfigurationError
 from mt_paas_db.migrate.rendering import render
 from mt_paas_db.migrate.script import Action, Heads, Part, Script
 from mt_paas_db.migrate.scripts import Scripts
-from mt_paas_db.migrate.worker import Setup, Worker
+from mt_paas_db.migrate.worker import Setup, Worker, WorkerLostError
 
 
 class Compiler:
@@ -79,9 +80,12 @@ class Compiler:
             self._workers = [Worker(self.setup()), Worker(self.setup(shifted=True))]
 
         def rendered(worker: Worker) -> list[Part]:
-            parts: list[Part] = worker.ask(
-                render, action=action, start=start, target=target, server_version=self._server_version
-            )
+            try:
+                parts: list[Part] = worker.ask(
+                    render, action=action, start=start, target=target, server_version=self._server_version
+                )
+            except WorkerLostError as error:
+                raise ConfigurationError(f"the revisions cannot be rendered: {error}") from error
             return parts
 
         with ThreadPoolExecutor(2) as pool:

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
 from mt_paas_db.catalog.identifiers import InstallationRoles
+from mt_paas_db.catalog.queries import queries
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import CatalogMissingError, MissingRightsError, PooledConnectionError, ServerUnavailableError
 
@@ -22,7 +23,16 @@ _PROOF = "mt_paas.direct"
 
 # They come with the connection, so that RESET ALL leaves them. A generic plan is the only one that what is prepared
 # for each tenant will ever need.
-_OPTIONS = f"-c {_PROOF}=on -c client_min_messages=warning -c plan_cache_mode=force_generic_plan"
+_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        f"{_PROOF}=on",
+        "client_min_messages=warning",
+        "plan_cache_mode=force_generic_plan",
+        "lock_timeout=0",
+        "statement_timeout=0",
+    )
+)
 
 
 class Direct:
@@ -81,11 +91,15 @@ def _prove(connection: psycopg.Connection[Any], *, owner: str, entry: str) -> No
     row = connection.execute("SELECT current_setting(%s, true)", (_PROOF,)).fetchone()
     if row is None or row[0] != "on":
         raise PooledConnectionError(entry)
+    for name in ("prepare_lock", "prepare_unlock", "prepare_unmarked"):
+        connection.execute(queries("migrate")[name].encode())
     try:
         connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
     except psycopg.errors.InvalidParameterValue as error:
         raise CatalogMissingError(entry, f"this server has no role {owner!r}") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise MissingRightsError(
-            entry, f'the role of the direct DSN may not act as {owner!r}; GRANT "{owner}" to it, or use the admin DSN'
+            entry,
+            f"the role of the direct DSN may not act as {owner!r}; use the admin DSN, or a role for migrations that "
+            f'was given this one (GRANT "{owner}" TO it): never the login role of sessions',
         ) from error

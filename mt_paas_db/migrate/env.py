@@ -101,7 +101,7 @@ class _Command:
         """Make the fleet of the project that Alembic is running."""
         config = self._environment.config
         location = config.get_alembic_option("script_location") or self._environment.script.dir
-        scripts = Scripts(str(location), config=config)
+        scripts = Scripts(str(location), config=config, may_be_empty=True)
         provider = credentials or settings_credentials(settings)
         self._fleet = Fleet(settings, provider, scripts, per_revision=per_revision)
 
@@ -117,9 +117,7 @@ class _Command:
             self._finish(self._fleet.downgrade(self._target(), **self._options()))
         elif name == "do_stamp":
             if self._environment.is_offline_mode():
-                raise CommandError(
-                    "stamp --sql: version tables are written under tenants' locks; leave --sql out"
-                )
+                raise CommandError("stamp --sql: version tables are written under tenants' locks; leave --sql out")
             self._finish(self._fleet.stamp(self._target(), **self._options()))
         elif name == "display_version" and not self._asked["tenant"]:
             self._print_places()
@@ -162,11 +160,9 @@ class _Command:
             f"{report.migrated} migrated, {report.unchanged} unchanged, {report.failed} failed, "
             f"{report.not_attempted} not attempted in {report.seconds:.1f} s"
         )
-        if report.run_id is None:
-            _log.info("Nothing to do: %s", said)
-            return
         if report.ok:
-            _log.info("Run %s: %s", report.run_id, said)
+            what = "nothing to do" if report.run_id is None else f"run {report.run_id}"
+            self._environment.config.print_stdout(f"{what}: {said}")
             return
         lines = [f"run {report.run_id} {report.state}: {said}" + (f"; {report.message}" if report.message else "")]
         lines += [f"  {failure.tenant_id}: {failure.message}" for failure in report.failures[:10]]

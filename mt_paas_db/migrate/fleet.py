@@ -49,10 +49,10 @@ class Fleet:
 
     # -- what there is
 
-    def status(self) -> Status:
-        """Return where the fleet stands. One query, and one tenant asked for each that the catalog does not know."""
+    def status(self, *, recheck: bool = False) -> Status:
+        """Return where the fleet stands: one query. With `recheck` each tenant is asked, and the copy is set right."""
         with self.ground() as ground:
-            positions = ground.positions()
+            positions = ground.positions(recheck=recheck)
             shared = ground.shared
             places = Counter(position.heads or () for position in positions)
             return Status(

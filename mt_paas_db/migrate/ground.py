@@ -59,10 +59,14 @@ class Ground:
         table = self.shared_compiler.scripts.version_table
         return Target(SHARED, "(shared)", "active", self.home, self.shared_schemas[0], None, table)
 
-    def positions(self) -> list[Position]:
-        """Return where each tenant stands. Those that the catalog knows nothing of are asked, and written down."""
+    def positions(self, *, recheck: bool = False) -> list[Position]:
+        """Return where each tenant stands, by the catalog's copy.
+
+        Those of whom it knows nothing, or what is not in the history, are asked, and written down; with `recheck` all.
+        """
         found = list(ledger.positions(self.connection))
-        unknown = [number for number, position in enumerate(found) if position.heads is None]
+        known = {heads: self.scripts.knows(heads) for heads in {p.heads for p in found} if heads is not None}
+        unknown = [n for n, position in enumerate(found) if recheck or not known.get(position.heads)]  # type: ignore[arg-type]
         with ExitStack() as stack:
             connections: dict[str, psycopg.Connection[Any]] = {self.home: self.connection}
             for number in unknown:
@@ -83,6 +87,8 @@ class Ground:
     def script_from(self, action: Action, heads: Heads, destination: str) -> Script:
         """Return the script from a starting point. Raises `RevisionError`."""
         if not self.scripts.knows(heads):
+            if action == "stamp":  # which is what mends it
+                return replace(self.compiler.compile(action, (), destination), start=heads)
             raise RevisionError(f"{', '.join(heads)} is not in the history; is the checkout older than the fleet?")
         return self.compiler.compile(action, heads, destination)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -18,15 +19,16 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from mt_paas_db.catalog.queries import ddl, queries
+from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.message import Target, literal
 from mt_paas_db.migrate.script import Heads
+from mt_paas_db.migrate.structure import Structure
 
 OutcomeState = Literal["not_attempted", "migrated", "unchanged", "failed"]
 RunState = Literal["running", "succeeded", "failed", "stopped", "interrupted", "lost"]
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")
-_PREPARED = "mt_paas_db_record"  # of sql/migrate.sql
 
 
 class Position(NamedTuple):
@@ -47,6 +49,8 @@ class Outcome(NamedTuple):
     sqlstate: str | None = None
     statement: str | None = None
     message: str | None = None
+    recorded: bool = False
+    """Whether the transaction that migrated the tenant has recorded just this."""
 
 
 class Run(NamedTuple):
@@ -145,9 +149,14 @@ def begin_run(
         ).fetchone()
         assert entered is not None
         run_id = int(entered[0])
-        _run(connection, "hold_run", run_id=run_id)
+        hold_run(connection, run_id)
         _run(connection, "insert_outcomes", run_id=run_id, rows=json.dumps(rows))
     return run_id
+
+
+def hold_run(connection: psycopg.Connection[Any], run_id: int) -> None:
+    """Hold a run: as long as one connection that does is open, the run counts as running, and not as lost."""
+    _run(connection, "hold_run", run_id=run_id)
 
 
 def finish_run(connection: psycopg.Connection[Any], run_id: int, state: RunState, message: str | None) -> None:
@@ -194,23 +203,54 @@ def outcomes(connection: psycopg.Connection[Any], run_id: int, state: str | None
 # -- what the tenants' own transactions do
 
 
-def prepare(connection: psycopg.Connection[Any]) -> None:
-    """Prepare on a connection to the catalog's database what `record` calls."""
-    connection.execute(_prepared().encode())
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a migrated tenant's structure must be: the reference's, at `heads`.
+
+    Attributes:
+        fingerprint: Tells whether a tenant is like it.
+        objects: Tell what differs.
+    """
+
+    heads: Heads
+    fingerprint: str
+    objects: Structure
 
 
-def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: str | None) -> str:
-    """Return SQL that records a tenant as migrated, in the transaction that migrates it.
+def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: Expected | None) -> list[str]:
+    """Return SQL that records a tenant as migrated, in the transaction that migrates it; `prepare` comes before.
 
-    With an `expected` fingerprint its structure is compared first, and a tenant that differs is recorded as failed.
-    Yields state, verified and seconds.
+    With what is `expected` its structure is compared first, and a tenant that differs is recorded as failed. Of a
+    read-only tenant what was made is withheld, too. The last statement yields state, verified, seconds and message.
     """
     role = target.role or target.schema
-    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, role, expected or "")
-    return f"EXECUTE {_PREPARED}({', '.join(map(literal, values))})"
+    wanted = expected.fingerprint if expected is not None else ""
+    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, role, wanted)
+    execute = f"EXECUTE {_name(expected)}({', '.join(map(literal, values))})"
+    return [_withhold_again(target), execute] if target.state == TenantState.READ_ONLY else [execute]
+
+
+def prepare(connection: psycopg.Connection[Any], prepared: set[str], expected: Expected | None) -> None:
+    """Prepare on a connection what `record` calls, unless it is in `prepared`."""
+    name = _name(expected)
+    if name not in prepared:
+        connection.execute(_prepared(name, verified=expected is not None).encode())
+        prepared.add(name)
+
+
+def _withhold_again(target: Target) -> str:
+    """Return SQL that takes from a read-only tenant's role what it may write of what was made meanwhile."""
+    values = {"generation": target.generation, "schema": target.schema, "role": target.role or target.schema}
+    return ddl("migrate", "withhold_again", **{name: sql.Literal(value) for name, value in values.items()})
+
+
+def _name(expected: Expected | None) -> str:
+    return "mt_paas_db_record" if expected is None else "mt_paas_db_record_verified"
 
 
 @cache
-def _prepared() -> str:
+def _prepared(name: str, *, verified: bool) -> str:
+    # Two statements, not one with a condition: a plan of the fingerprint's size costs even where it is not executed.
     fingerprint = structure.fingerprint_sql(schema="$5", role="$6")
-    return ddl("migrate", "prepare_record", fingerprint=sql.SQL(fingerprint))  # type: ignore[arg-type]
+    verdict = f"({fingerprint}) IS NOT DISTINCT FROM $7" if verified else "NULL::boolean"
+    return ddl("migrate", "prepare_record", name=name, verdict=sql.SQL(verdict))

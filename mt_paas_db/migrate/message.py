@@ -16,7 +16,7 @@ from mt_paas_db.migrate.script import Heads, Item, Mark, Step
 REFERENCE = 0
 SHARED = -1
 
-Label = Literal["lock", "begin", "guard", "statement", "version", "record", "commit", "unlock"]
+Label = Literal["lock", "begin", "guard", "swap", "statement", "version", "record", "commit", "unlock"]
 
 
 class Statement(NamedTuple):
@@ -74,16 +74,12 @@ def literal(value: str | int | Sequence[str] | None) -> str:
 
 def lock(target: Target) -> Statement:
     """Take the tenant's lock, or fail with a division by zero. It is the connection's, not a transaction's."""
-    return Statement("lock", f"SELECT 1 / pg_catalog.pg_try_advisory_lock({_key(target)})::int")
+    return Statement("lock", f"EXECUTE mt_paas_db_lock({literal(target.schema)})")
 
 
 def unlock(target: Target) -> Statement:
     """Give it back."""
-    return Statement("unlock", f"SELECT pg_catalog.pg_advisory_unlock({_key(target)})")
-
-
-def _key(target: Target) -> str:
-    return f"pg_catalog.hashtextextended({literal('mt_paas.migrate ' + target.schema)}, 0)"
+    return Statement("unlock", f"EXECUTE mt_paas_db_unlock({literal(target.schema)})")
 
 
 def whereabouts(target: Target) -> str:
@@ -100,17 +96,26 @@ def heads(target: Target) -> str:
     return f'SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE "C"'
 
 
-def begin(target: Target, owner: str, patience: Patience) -> Iterator[Statement]:
-    """Begin a transaction as the owner, in the tenant's schema."""
+def begin(owner: str, patience: Patience) -> Iterator[Statement]:
+    """Begin a transaction as the owner. The path is not the tenant's yet: bookkeeping names the schema, and what is
+    prepared would be planned anew under another path than the last time.
+    """
     yield Statement("begin", "BEGIN")
     yield Statement("begin", f"SET LOCAL ROLE {identifier(owner)}")
-    yield Statement("begin", f"SET LOCAL search_path = {identifier(target.schema)}, pg_temp")
     yield Statement("begin", f"SET LOCAL lock_timeout = {round(patience.lock_timeout_s * 1000)}")
-    yield Statement("begin", f"SET LOCAL statement_timeout = {round(patience.statement_timeout_s * 1000)}")
+    if patience.statement_timeout_s:  # else the connection's own, which is none
+        yield Statement("begin", f"SET LOCAL statement_timeout = {round(patience.statement_timeout_s * 1000)}")
 
 
-def guard(target: Target, heads: Heads, mark: Mark | None) -> Iterator[Statement]:
-    """Hold the version table, and fail with a division by zero unless the tenant stands where it is thought to."""
+def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = None) -> Iterator[Statement]:
+    """Hold the version table, and fail with a division by zero unless the tenant stands where it is thought to.
+
+    From one revision `to` another the version is written along with that, which is cheaper than a lock and a look.
+    """
+    if mark is None and len(heads) == 1 and to is not None and len(to) == 1:
+        yield Statement("guard", f"EXECUTE mt_paas_db_unmarked({literal(target.versions)})")
+        yield Statement("swap", _swap(target, heads[0], to[0]))
+        return
     if not heads and mark is None:
         yield Statement("guard", version_table(target))
         if target.role is not None and target.generation >= 0:
@@ -121,6 +126,14 @@ def guard(target: Target, heads: Heads, mark: Mark | None) -> Iterator[Statement
     unmarked = f"NOT pg_catalog.starts_with({comment}, {literal(Mark.PREFIX)})"
     marked = f"{comment} = {literal(str(mark))}" if mark else unmarked
     yield Statement("guard", f"SELECT 1 / ({found} = {literal(heads)} AND {marked})::int")
+
+
+def _swap(target: Target, old: str, new: str) -> str:
+    table = target.versions
+    return (
+        f"WITH swapped AS (UPDATE {table} SET version_num = {literal(new)} WHERE version_num = {literal(old)} "
+        f"AND (SELECT count(*) FROM {table}) = 1 RETURNING 1) SELECT 1 / count(*) FROM swapped"
+    )
 
 
 def version_table(target: Target) -> str:
@@ -159,18 +172,21 @@ def transaction(
     patience: Patience,
     heads: Heads,
     mark: Mark | None,
-    record: str | None,
+    record: Sequence[str] = (),
 ) -> list[Statement]:
     """Return a transactional step's statements, from BEGIN to COMMIT. `heads` and `mark` are what it must find."""
-    statements = [*begin(target, owner, patience), *guard(target, heads, mark)]
+    guards = list(guard(target, heads, mark, step.heads if step.mark is None else None))
+    statements = [*begin(owner, patience), *guards]
+    statements.append(Statement("begin", f"SET LOCAL search_path = {identifier(target.schema)}, pg_temp"))
     statements += [Statement("statement", item.text) for item in step.items]
-    statements += version(target, heads, step.heads)
+    if not any(statement.label == "swap" for statement in guards):
+        statements += version(target, heads, step.heads)
     if mark != step.mark:
         statements.append(note(target, step.mark))
-    if record is not None:
+    if record:
         # A prepared statement is planned anew where it meets another path than the last time.
-        statements.append(Statement("record", "SET LOCAL search_path = pg_catalog, pg_temp"))
-        statements.append(Statement("record", record))
+        path = "SET LOCAL search_path = pg_catalog, pg_temp"
+        statements += [Statement("record", text) for text in (path, *record)]
     statements.append(Statement("commit", "COMMIT"))
     return statements
 
@@ -180,7 +196,7 @@ def begun(
 ) -> list[Statement]:
     """Return what marks a step outside a transaction as begun."""
     return [
-        *begin(target, owner, patience),
+        *begin(owner, patience),
         *guard(target, heads, mark),
         note(target, step.begun),
         Statement("commit", "COMMIT"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -11,16 +10,27 @@ from typing import Any
 
 import psycopg
 
+from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.errors import RevisionError, ServerUnavailableError, TenancyError
 from mt_paas_db.migrate import ledger, structure
-from mt_paas_db.migrate.apply import Application, BusyError, MovedError, Recorded, StatementError, Whereabouts, look
+from mt_paas_db.migrate.apply import (
+    Application,
+    BusyError,
+    MovedError,
+    Record,
+    Recorded,
+    StatementError,
+    Whereabouts,
+    look,
+)
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.direct import Direct
-from mt_paas_db.migrate.ledger import Outcome
+from mt_paas_db.migrate.ledger import Expected, Outcome
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.online import Order, run_online
 from mt_paas_db.migrate.report import Options
 from mt_paas_db.migrate.script import Action, Heads, Mark, Script
+from mt_paas_db.migrate.verify import compare
 from mt_paas_db.migrate.worker import Worker, WorkerLostError
 
 TRY_AGAIN = frozenset({"55P03", "40P01", "40001"})
@@ -49,8 +59,7 @@ class Assignment:
     direct: Direct
     options: Options
     shared_schemas: tuple[str, ...]
-    expected: str | None = None
-    expected_at: Heads | None = None
+    expected: Expected | None = None
 
 
 class Migrator:
@@ -60,6 +69,7 @@ class Migrator:
         self.assignment = assignment
         self._connections: dict[str, psycopg.Connection[Any]] = {}
         self._workers: dict[int, Worker] = {}
+        self._prepared: set[str] = set()  # on the connection to the catalog's database
 
     def close(self) -> None:
         """Close the connections, and end the process."""
@@ -87,7 +97,7 @@ class Migrator:
             ServerUnavailableError: The server was lost, and is not back; what the tenant knows decides later.
         """
         outcome = self._outcome(target, heads, compiler, attempts)
-        if outcome.state != "migrated" or outcome.seconds is None or target.entry != self.assignment.home:
+        if not outcome.recorded:
             self._write(target, outcome)
         return outcome
 
@@ -186,7 +196,8 @@ class Migrator:
     ) -> Recorded | None:
         """Carry out a stretch of the way; the `final` one is recorded."""
         assignment = self.assignment
-        expected = assignment.expected if script.end == assignment.expected_at else None
+        # A read-only tenant has less rights than the reference; it is compared afterwards, without them.
+        expected = self._expected(script) if target.state != TenantState.READ_ONLY else None
         at_home = target.entry == assignment.home
         if script.way == "online":
             order = Order(
@@ -207,10 +218,11 @@ class Migrator:
                 final=final,
             )
             return self._online(order, compiler)
-        record: Callable[[Heads], str] | None = None
+        record: Record | None = None
         if at_home and final:
+            ledger.prepare(self._connection(target.entry), self._prepared, expected)
 
-            def record(heads: Heads) -> str:
+            def record(heads: Heads) -> list[str]:
                 return ledger.record(assignment.run_id, target, heads, attempts, expected)
 
         return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
@@ -239,18 +251,36 @@ class Migrator:
         error.sqlstate = answer.sqlstate
         raise StatementError("statement", answer.statement or "", error)
 
+    def _expected(self, script: Script) -> Expected | None:
+        """Return what a tenant must be like at the script's end; None where there is nothing to compare it with."""
+        expected = self.assignment.expected
+        return expected if expected is not None and expected.heads == script.end else None
+
     def _migrated(self, target: Target, script: Script, recorded: Recorded | None, attempts: int) -> Outcome:
-        if recorded is not None:
+        """Return how it went; a structure that was not compared in the transaction, or not for sure, is now."""
+        expected = self._expected(script)
+        if recorded is not None and (expected is None or recorded.verified is not None):
             state: Any = recorded.state
-            return Outcome(state, script.end, attempts, recorded.seconds, recorded.verified, message=recorded.message)
-        assignment = self.assignment
-        if assignment.expected is None or script.end != assignment.expected_at:
-            return Outcome("migrated", script.end, attempts)
-        found = structure.fingerprint_on(self._connection(target.entry), target.schema, target.role or target.schema)
-        if found == assignment.expected:
-            return Outcome("migrated", script.end, attempts, verified=True)
+            return Outcome(
+                state,
+                script.end,
+                attempts,
+                recorded.seconds,
+                recorded.verified,
+                message=recorded.message,
+                recorded=True,
+            )
+        outcome = Outcome("migrated", script.end, attempts, recorded.seconds if recorded is not None else None)
+        if expected is None:
+            return outcome
+        connection, role = self._connection(target.entry), target.role or target.schema
+        if structure.fingerprint_on(connection, target.schema, role) == expected.fingerprint:
+            return outcome._replace(verified=True)
+        differences = compare(expected.objects, structure.objects_on(connection, target.schema, role), target)
+        if not differences:
+            return outcome._replace(verified=True)
         said = NOT_LIKE_REFERENCE.format(target.tenant_id)
-        return Outcome("failed", script.end, attempts, verified=False, message=said)
+        return outcome._replace(state="failed", verified=False, message=said)
 
     def _as_it_is(self, failed: Outcome, target: Target) -> Outcome:
         """Return a failure with where the tenant really stands; it is none where the tenant was deleted meanwhile."""
@@ -281,7 +311,8 @@ class Migrator:
         if connection is None or connection.closed:
             connection = self.assignment.direct.connect(entry)
             if entry == self.assignment.home:
-                ledger.prepare(connection)
+                self._prepared.clear()
+                ledger.hold_run(connection, self.assignment.run_id)
             self._connections[entry] = connection
         return connection
 

@@ -120,7 +120,8 @@ class Plan:
         lost = [danger for danger in self.dangers if danger.kind == "destructive"]
         if lost and not allow_destructive:
             raise MigrationRefusedError(
-                "the plan destroys data; if that is meant, say --allow-destructive", [str(danger) for danger in lost]
+                "the plan destroys data; if that is meant, say --allow-destructive (alembic: -x allow-destructive=yes)",
+                [str(danger) for danger in lost],
             )
 
     def as_dict(self) -> dict[str, Any]:

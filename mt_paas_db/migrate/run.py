@@ -10,13 +10,14 @@ import psycopg
 from mt_paas_db.errors import ServerUnavailableError, TenancyError
 from mt_paas_db.migrate import ledger, structure
 from mt_paas_db.migrate.ground import Ground
-from mt_paas_db.migrate.ledger import Outcome
+from mt_paas_db.migrate.ledger import Expected, Outcome
 from mt_paas_db.migrate.message import SHARED
-from mt_paas_db.migrate.migrator import Assignment
+from mt_paas_db.migrate.migrator import NOT_LIKE_REFERENCE, Assignment
 from mt_paas_db.migrate.plan import Plan, Selection
 from mt_paas_db.migrate.report import Failure, Listener, Options, Report
 from mt_paas_db.migrate.runner import Runner, Tally
 from mt_paas_db.migrate.script import Action
+from mt_paas_db.migrate.verify import verify
 
 
 class FleetRun:
@@ -34,7 +35,9 @@ class FleetRun:
         plan = self._ground.plan(action, target, self._selection)
         plan.check(allow_destructive=self._options.allow_destructive)
         if plan.empty:
-            return self._report(plan, Tally(), run_id=None)
+            tally = Tally()
+            self._compare_settled(tally)
+            return self._report(plan, tally, run_id=None)
         run_id = self._enter(plan, resumes)
         runner = Runner(self._assignment(plan, run_id), plan, listener=self._listener)
         try:
@@ -98,6 +101,21 @@ class FleetRun:
         if self._verifies(plan):
             self._expect(runner)
         runner.tenants(ground.compiler)
+        if not tally.interrupted and tally.lost is None:
+            self._compare_settled(tally)
+
+    def _compare_settled(self, tally: Tally) -> None:
+        """Look again at what a resumed run left and is where it should be: it may have failed by its structure."""
+        wanted = self._selection.generations
+        if wanted is None or not self._options.verify:
+            return
+        seen = {failure.tenant_id for failure in tally.failures}
+        left = [p for p in self._ground.positions() if p.target.generation in wanted]
+        settled = [position for position in left if position.target.tenant_id not in seen]
+        for found in verify(self._ground, settled, jobs=1, listener=lambda done, total: None):
+            if found.verdict in ("drifted", "missing"):
+                tally.states["failed"] += 1
+                tally.failures.append(Failure(found.tenant_id, None, None, NOT_LIKE_REFERENCE.format(found.tenant_id)))
 
     def _verifies(self, plan: Plan) -> bool:
         return self._options.verify and plan.action != "stamp"
@@ -105,17 +123,19 @@ class FleetRun:
     def _expect(self, runner: Runner) -> None:
         """Have tenants compared with the reference, where they come to where it stands."""
         ground, reference = self._ground, self._ground.reference
-        found = ground.where(reference)
-        fingerprint = structure.fingerprint_on(ground.connection, reference.schema, reference.schema)
-        if fingerprint is not None and found.heads is not None:
-            runner.expect(fingerprint, found.heads)
+        connection, schema = ground.connection, reference.schema
+        heads = ground.where(reference).heads
+        fingerprint = structure.fingerprint_on(connection, schema, schema)
+        if heads is None or fingerprint is None:
+            return
+        runner.expect(Expected(heads, fingerprint, structure.objects_on(connection, schema, schema)))
 
     def _report(self, plan: Plan, tally: Tally, *, run_id: int | None) -> Report:
         """Write down how the run ended, and return it. A bug is raised, once it is written down."""
         lost, slowest = tally.lost, []
         message = str(lost).splitlines()[0] if lost is not None else tally.stopped
         if run_id is None:
-            message = "nothing to do"
+            message = "nothing to migrate" if tally.failures else "nothing to do"
         else:
             slowest = self._finish(run_id, tally, message)
         if lost is not None and not isinstance(lost, TenancyError):

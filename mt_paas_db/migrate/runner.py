@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from mt_paas_db.errors import ServerUnavailableError
 from mt_paas_db.migrate.compiler import Compiler
-from mt_paas_db.migrate.ledger import Outcome, RunState
+from mt_paas_db.migrate.ledger import Expected, Outcome, RunState
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.migrator import Assignment, Migrator, TryAgainError
 from mt_paas_db.migrate.plan import Move, Plan
@@ -137,9 +137,9 @@ class Runner:
         for migrator in self._migrators:
             migrator.assignment = assignment
 
-    def expect(self, fingerprint: str, heads: tuple[str, ...]) -> None:
-        """Compare tenants that come to `heads` with this fingerprint from now on."""
-        self._assign(replace(self._assignment, expected=fingerprint, expected_at=heads))
+    def expect(self, expected: Expected) -> None:
+        """Compare tenants that come to where the reference stands with it, from now on."""
+        self._assign(replace(self._assignment, expected=expected))
 
     def tenants(self, compiler: Compiler) -> None:
         """Carry out the waves, one after the other, until the error budget is spent."""

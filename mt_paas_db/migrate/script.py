@@ -7,6 +7,7 @@ into steps: a transaction's statements travel together, and what must run outsid
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -134,8 +135,13 @@ def runs_outside(statement: str) -> bool:
     words = [token.text.upper() for token in tokens(statement) if token.kind == "word"]
     if not words:
         return False
-    always = {"VACUUM", "CALL", "DO", "CLUSTER", "REINDEX"}
+    always = {"VACUUM", "CALL", "CLUSTER", "REINDEX"}
+    if words[0] == "DO":
+        return _IN_BLOCK.search(statement) is not None
     return "CONCURRENTLY" in words or words[0] in always or words[1:2] in (["SYSTEM"], ["DATABASE"], ["SUBSCRIPTION"])
+
+
+_IN_BLOCK = re.compile(r"\b(?:COMMIT|ROLLBACK)\b", re.IGNORECASE)
 
 
 def digest(items: tuple[Item, ...]) -> str:

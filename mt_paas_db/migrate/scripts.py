@@ -18,6 +18,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError as AlembicRevisionError
+from alembic.util import coerce_resource_to_filename
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
@@ -51,8 +52,9 @@ class Scripts:
         location: The folder that holds ``versions``.
         config: Alembic's configuration, where the service has one; `location` overrides its own.
         folder: Read this folder's revisions, and not those of ``versions``.
+        may_be_empty: Whether the first revision may be still to be written.
 
-    Raises `ConfigurationError` where there are none.
+    Raises `ConfigurationError` where there are none, or they cannot be read.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Scripts:
         config: Config | None = None,
         folder: Path | None = None,
         version_table: str = "alembic_version",
+        may_be_empty: bool = False,
     ) -> None:
         self.location = location
         self.folder = folder
@@ -77,15 +80,15 @@ class Scripts:
         except Exception as error:  # revisions are the service's own code, run when they are read
             what = f"{type(error).__name__}: {error}"
             raise ConfigurationError(f"script_location {location!r} cannot be used: {what}") from error
-        if not heads:
+        if not heads and not may_be_empty:
             raise ConfigurationError(f"script_location {location!r} holds no revisions")
         self.heads: Heads = tuple(sorted(heads))
 
     def shared(self) -> Scripts | None:
         """Return the revisions of what all tenants share, in the folder ``shared`` beside ``versions``; else None."""
-        folder = Path(self.directory.dir) / SHARED_FOLDER
-        if not folder.is_dir() or not any(folder.glob("*.py")):
+        if not shares(self.location):
             return None
+        folder = Path(self.directory.dir) / SHARED_FOLDER
         return Scripts(self.location, config=self.config, folder=folder, version_table=SHARED_VERSION_TABLE)
 
     def calls_us(self) -> bool:
@@ -138,6 +141,8 @@ class Scripts:
 
         Raises `RevisionError` for one that is not there.
         """
+        if ":" in target:
+            raise RevisionError(f"{target!r} is a range; where a tenant starts it knows by itself, so name the target")
         if target in ("base", "") or target[:1] in "+-" or "@" in target or "+" in target or "-" in target[1:]:
             return target
         try:
@@ -178,6 +183,15 @@ class Scripts:
         ):
             environment.configure(connection=connection, transaction_per_migration=not connection.in_transaction())
             yield environment
+
+
+def shares(location: str) -> bool:
+    """Return whether there are revisions for shared tables at `location`; reads none of them."""
+    try:
+        folder = Path(coerce_resource_to_filename(location)) / SHARED_FOLDER
+    except Exception:  # a package that cannot be imported, say; whoever reads the revisions will say so
+        return False
+    return folder.is_dir() and any(folder.glob("*.py"))
 
 
 def copied(config: Config | None) -> Config:

@@ -33,6 +33,8 @@ VERSION_TABLE = "alembic_version"
 
 _PARAMETER = re.compile(r"(?<![:\w]):(schema|role|version_table)\b")
 
+_GRANTS = re.compile(r"(?:^| )GRANTS [^\n]*\Z")
+
 Structure = Mapping[tuple[str, str], str]
 """Definitions by kind and name, as ``("column", "note.body")``."""
 
@@ -127,6 +129,11 @@ def differences(expected: Structure, found: Structure) -> list[Difference]:
     """Return what `found` has not, has besides, and has otherwise than `expected`; sorted by kind and name."""
     unlike = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
     return [_difference(key, expected.get(key), found.get(key)) for key in unlike]
+
+
+def without_grants(structure: Structure) -> dict[tuple[str, str], str]:
+    """Return definitions without what is granted: a read-only tenant's role has less, and that is no drift."""
+    return {key: _GRANTS.sub("", definition) for key, definition in structure.items()}
 
 
 def _difference(key: tuple[str, str], expected: str | None, found: str | None) -> Difference:

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import psycopg
 
+from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.apply import look
 from mt_paas_db.migrate.ground import Ground
 from mt_paas_db.migrate.ledger import Position
+from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.script import Heads
 from mt_paas_db.migrate.structure import Difference, Structure
 
@@ -112,11 +114,19 @@ def _examine(
     if there.mark is not None:
         return found(
             "interrupted",
-            f"a run was stopped inside revision {there.mark.revision}; `mt-paas-db migrate upgrade` goes on from there",
+            f"a run was stopped inside revision {there.mark.revision}; the next goes on from there, or says why not",
         )
     if heads != expected_at:
         return found("elsewhere", f"the reference is at {', '.join(expected_at) or 'no revision'}")
     role = target.role or target.schema
     if structure.fingerprint_on(connection, target.schema, role) == fingerprint:
         return found("same")
-    return found("drifted", "", structure.differences(expected, structure.objects_on(connection, target.schema, role)))
+    differences = compare(expected, structure.objects_on(connection, target.schema, role), target)
+    return found("drifted" if differences else "same", "", differences)
+
+
+def compare(expected: Structure, found: Structure, target: Target) -> list[Difference]:
+    """Return how a tenant's structure differs from the reference's. Pure."""
+    if target.state == TenantState.READ_ONLY:
+        expected, found = structure.without_grants(expected), structure.without_grants(found)
+    return structure.differences(expected, found)
