@@ -101,14 +101,15 @@ DO $withhold_again$
 DECLARE
     kept   jsonb := '[]';
     tables text;
-    found  record;
+    given  record;
 BEGIN
     PERFORM FROM mt_paas.tenant WHERE generation = {generation} AND state = 'read_only' FOR UPDATE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    FOR found IN
-        SELECT c.oid::bigint AS oid, c.relname, NULL::name AS attname, array_agg(DISTINCT x.privilege_type ORDER BY x.privilege_type) AS rights
+    FOR given IN
+        SELECT c.oid::bigint AS oid, c.relname, NULL::name AS attname,
+               array_agg(DISTINCT x.privilege_type ORDER BY x.privilege_type) AS rights
           FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x
          WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {schema})
            AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -124,9 +125,9 @@ BEGIN
            AND x.privilege_type IN ('INSERT', 'UPDATE')
          GROUP BY c.oid, c.relname, a.attname
     LOOP
-        kept := kept || pg_catalog.jsonb_build_object('oid', found.oid, 'table', found.relname,
-                                                      'column', found.attname, 'rights', found.rights);
-        tables := concat_ws(', ', tables, pg_catalog.format('%I.%I', {schema}, found.relname));
+        kept := kept || pg_catalog.jsonb_build_object('oid', given.oid, 'table', given.relname,
+                                                      'column', given.attname, 'rights', given.rights);
+        tables := concat_ws(', ', tables, pg_catalog.format('%I.%I', {schema}, given.relname));
     END LOOP;
     IF tables IS NOT NULL THEN
         UPDATE mt_paas.tenant SET withheld = coalesce(withheld, '[]') || kept WHERE generation = {generation};

@@ -34,10 +34,10 @@ class Armada:
         if history is None:
             history = History(folder / "history").add("a1", NOTE)
         armada = cls(service, history, options)
-        manager = armada.manager()
-        manager.init()
+        armada.manager().init()
         for tenant in tenants:
-            manager.create(tenant)
+            # A manager each: the second tenant of one is worth compiling for, which takes longer than three by replay.
+            armada.manager().create(tenant)
         armada.fleet().upgrade("heads")  # the reference, too
         return armada
 

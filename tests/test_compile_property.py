@@ -35,7 +35,7 @@ from tests.servers import PostgresServer
 SOAK = int(os.environ.get("MT_PAAS_TEST_SOAK", "0"))
 """Multiplies the examples, draws others at each run, and makes one that fails as small as it can be."""
 
-EXAMPLES = 50 * max(1, SOAK)
+EXAMPLES = 30 * max(1, SOAK)
 
 few = settings(
     max_examples=EXAMPLES,
@@ -210,7 +210,7 @@ def test_all_ways_come_to_the_same(yard: Yard, generated: Generated) -> None:
         compare(yard, scripts, generated.middle, yard.compile)
 
 
-@settings(few, max_examples=max(2, EXAMPLES // 30))
+@settings(few, max_examples=max(2, EXAMPLES // 15))
 @given(generated=histories())
 def test_so_does_what_two_processes_agree_upon(yard: Yard, generated: Generated) -> None:
     with written(generated) as scripts, Compiler(scripts, server_version=yard.server_version) as compiler:

@@ -319,7 +319,8 @@ def left_of(service: Service, role: str) -> list[Any]:
     with service.superuser() as connection:
         return connection.execute(
             "SELECT 'object', m.oid::text FROM pg_largeobject_metadata m"
-            " UNION ALL SELECT 'defaults', d.defaclacl::text FROM pg_default_acl d WHERE d.defaclnamespace <> 0"
+            " UNION ALL SELECT 'defaults', d.defaclacl::text FROM pg_default_acl d"
+            " WHERE d.defaclnamespace <> 0 AND d.defaclnamespace::regnamespace::text !~ '_reference$'"
             " UNION ALL SELECT 'rights', c.relacl::text FROM pg_class c WHERE c.relacl::text ~ '[{,][0-9]+='"
             " UNION ALL SELECT 'role', rolname FROM pg_roles WHERE rolname = %s",
             (role,),

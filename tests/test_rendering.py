@@ -181,6 +181,10 @@ ONLINE: dict[str, tuple[str, str]] = {
     "environment_bind": ("context.get_bind()", "it asks context.get_bind()"),
     "environment_context": ("context.get_context().bind", "it asks get_context().bind"),
     "async": ("async def work(connection): pass\nop.run_async(work)", _BIND),
+    "escaped_colon": (
+        r"""op.execute(sa.text("SELECT :v").bindparams(sa.bindparam("v", ["a\\:y"], type_=sa.ARRAY(sa.Text()))))""",
+        "it binds a value with a backslash before a colon",
+    ),
     "offline": ("if not context.is_offline_mode():\n    op.execute('SELECT 1')", "it asks is_offline_mode()"),
     "as_sql": ("op.get_context().as_sql", "it asks get_context().as_sql"),
     "current_heads": ("op.get_context().get_current_heads()", "it asks for the current heads"),

@@ -27,7 +27,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import ARRAY, JSON, Boolean, Date, DateTime, Dialect, Enum, Integer, Numeric, String, Uuid, text
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.schema import DDLElement
-from sqlalchemy.sql.elements import BindParameter, ClauseElement
+from sqlalchemy.sql.elements import BindParameter, ClauseElement, TextClause
 from sqlalchemy.sql.sqltypes import STRINGTYPE
 
 from mt_paas_db.migrate.script import Action, Heads, Item, Part
@@ -243,6 +243,9 @@ class _Renderer(PostgresqlImpl):
             several = parameter.expanding and isinstance(parameter.effective_value, (list, tuple, set, frozenset))
             for value in parameter.effective_value if several else (parameter.effective_value,):  # type: ignore[union-attr]
                 self._check(value, parameter.type)
+        # SQLAlchemy takes the backslash of an escaped colon out of a text when its literals are in it already.
+        if isinstance(construct, TextClause) and any(_has_escaped_colon(p.effective_value) for p in bound):
+            self.refuse("it binds a value with a backslash before a colon")
         kw: dict[str, Any] = {"compile_kwargs": {"literal_binds": True}} if bound else {}
         return str(construct.compile(dialect=self._typed, **kw)).strip()
 
@@ -281,6 +284,14 @@ _LITERALS: tuple[tuple[type, frozenset[type]], ...] = (
     (Uuid, frozenset({uuid.UUID})),
 )
 """What values columns of these types are given as literals. A subclass of a value's type may be sent otherwise."""
+
+
+def _has_escaped_colon(value: Any) -> bool:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(map(_has_escaped_colon, value))
+    if isinstance(value, dict):
+        return any(map(_has_escaped_colon, (*value, *value.values())))
+    return isinstance(value, str) and "\\:" in value
 
 
 def _same_as_literal(value: Any, type_: Any) -> bool:
