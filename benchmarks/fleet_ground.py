@@ -157,7 +157,6 @@ class FleetGround:
         parts = [
             "BEGIN",
             ddl("roles", "create_tenant_role", role=schema),
-            ddl("roles", "group_joins", group=group, role=schema),
             ddl("roles", joins, role=schema, login=login),
             ddl("roles", "act_as", role=owner),
             ddl("roles", "create_tenant_schema", schema=schema, owner=owner),
@@ -172,6 +171,9 @@ class FleetGround:
             f"INSERT INTO alembic_version (version_num) VALUES ({literal(revision)})",
             ddl("roles", "hide_version_table", schema=schema, role=schema),
             *then,
+            ddl("roles", "act_as_oneself"),
+            # Last: from PostgreSQL 16 on it keeps all other grants of the group out until the commit.
+            ddl("roles", "group_joins", group=group, role=schema),
             "COMMIT",
         ]
         return ";\n".join(parts)

@@ -24,6 +24,9 @@ INSERT INTO mt_paas.tenant_revision (generation, heads)
 SELECT generation, :heads FROM mt_paas.tenant WHERE generation = :generation
     ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now();
 
+-- name: state_of
+SELECT state FROM mt_paas.tenant WHERE generation = :generation;
+
 -- name: is_deleted
 SELECT NOT EXISTS (SELECT FROM mt_paas.tenant WHERE generation = :generation AND state <> 'deleting');
 
@@ -47,6 +50,16 @@ UPDATE mt_paas.outcome
    SET state = :state, to_heads = :heads, seconds = :seconds, attempts = :attempts, sqlstate = :sqlstate,
        statement = :statement, message = :message, verified = :verified, ended_at = clock_timestamp()
  WHERE run_id = :run_id AND generation = :generation;
+
+-- name: write_changes
+UPDATE mt_paas.outcome SET changed = CAST(:changed AS jsonb) WHERE run_id = :run_id AND generation = 0;
+
+-- name: changes
+SELECT changed
+  FROM mt_paas.outcome
+ WHERE generation = 0 AND changed IS NOT NULL AND from_heads = :start AND to_heads = :end
+ ORDER BY run_id DESC
+ LIMIT 1;
 
 -- name: runs
 SELECT r.run_id, r.action, r.target, r.actor, r.options, r.ways, r.resumes, r.state, r.message, r.started_at, r.ended_at,
@@ -157,11 +170,17 @@ SELECT 1 / (NOT EXISTS (SELECT FROM pg_catalog.pg_description d
 
 -- name: prepare_record
 -- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, schema, role, and what its
--- structure must have; the verdict says whether it has, or null where that is not asked. A tenant that
--- differs counts as failed.
-PREPARE {name} (bigint, bigint, text[], int, text, text, text) AS
-WITH found AS MATERIALIZED (
-    SELECT {verdict} AS same, $5, $6, $7
+-- structure must have in which relations; the verdict says whether it has, or null where that is not asked. A tenant that
+-- differs counts as failed. Fails with a division by zero where a tenant is read-only and was not thought to be, or the
+-- other way round; whoever makes it so meanwhile waits for the end of this transaction, and finds what was made in it.
+PREPARE {name} (bigint, bigint, text[], int, text, text, text, text[], boolean) AS
+WITH place AS MATERIALIZED (
+    SELECT 1 / ((t.state = 'read_only') = $9)::int AS held
+      FROM mt_paas.tenant t
+     WHERE t.generation = $2
+       FOR NO KEY UPDATE
+), found AS MATERIALIZED (
+    SELECT {verdict} AS same, $5, $6, $7, $8, (SELECT held FROM place)
 ), copied AS (
     INSERT INTO mt_paas.tenant_revision (generation, heads)
     SELECT $2, $3 WHERE $2 > 0
@@ -178,3 +197,13 @@ UPDATE mt_paas.outcome o
   FROM found f
  WHERE o.run_id = $1 AND o.generation = $2
 RETURNING o.state, o.verified, o.seconds, o.message;
+
+-- name: left_behind
+-- Tenants of which the last run that was to migrate them did not say that it had: they may be half way.
+SELECT o.generation
+  FROM mt_paas.run r
+  JOIN mt_paas.outcome o USING (run_id)
+ WHERE r.state <> 'succeeded'
+   AND o.state IN ('failed', 'not_attempted')
+   AND o.generation > 0
+   AND NOT EXISTS (SELECT FROM mt_paas.outcome n WHERE n.generation = o.generation AND n.run_id > o.run_id);

@@ -42,8 +42,23 @@ SELECT name, cluster, login_role
 SELECT nextval('mt_paas.tenant_generation');
 
 -- name: insert_tenant
-INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)
-VALUES (:generation, :tenant_id, :display_name, :state, :cell, :schema_name, :role_name);
+-- The row first and then the name: another order could deadlock. Answers as `tenants` does.
+WITH made AS (
+    INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)
+    VALUES (:generation, :tenant_id, :display_name, :state, :cell, :schema_name, :role_name)
+    RETURNING *
+), named AS (
+    INSERT INTO mt_paas.tenant_name (name, generation, kind)
+    SELECT tenant_id, generation, 'id' FROM made
+        ON CONFLICT (name) DO NOTHING
+    RETURNING name
+)
+SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.created_at, t.state_changed_at,
+       c.cluster, k.credentials, t.cell, c.login_role, t.schema_name, t.role_name, ARRAY[]::text[] AS aliases,
+       EXISTS (SELECT FROM named) AS is_named
+  FROM made t
+  JOIN mt_paas.cell c ON c.name = t.cell
+  JOIN mt_paas.cluster k ON k.name = c.cluster;
 
 -- name: claim_name
 -- A released name may be claimed again once no process can still remember its old owner. Its own former id

@@ -66,10 +66,20 @@ GRANT USAGE ON SCHEMA {schema} TO {group};
 -- name: shared_defaults
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {group};
 
+-- name: before_role
+SAVEPOINT before_role;
+
+-- name: with_role
+RELEASE SAVEPOINT before_role;
+
+-- name: without_role
+ROLLBACK TO SAVEPOINT before_role;
+
 -- name: create_tenant_role
 CREATE ROLE {role} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT NOREPLICATION NOBYPASSRLS;
 
 -- name: group_joins
+-- From PostgreSQL 16 on one transaction at a time may grant a role: in a long one it comes late.
 GRANT {group} TO {role};
 
 -- name: login_joins
@@ -277,6 +287,7 @@ SELECT pg_catalog.pg_has_role(:login, :role, 'MEMBER');
 
 -- name: oneself
 SELECT current_user AS name, rolsuper, rolcreaterole, current_database() AS database,
-       current_setting('server_version_num')::int AS version
+       current_setting('server_version_num')::int AS version,
+       (SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = 'mt_paas') AS catalog_owner
   FROM pg_catalog.pg_roles
  WHERE rolname = current_user;

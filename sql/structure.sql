@@ -37,37 +37,66 @@ WITH pinned AS MATERIALIZED (
         ON d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = p.oid
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                         WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
-), relation AS MATERIALIZED (
-    SELECT c.oid, quote_ident(c.relname) AS ident, c.relkind, c.relpersistence, c.reloptions, c.relowner, c.relacl,
-           c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.relispartition, c.relpartbound, c.reloftype,
-           c.relhasindex, c.relhastriggers, c.relhasrules
+), named AS MATERIALIZED (
+    SELECT c.oid, c.relname, c.relkind, quote_ident(c.relname) AS ident, c.relpersistence, c.reloptions, c.relowner,
+           c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.relispartition, c.relpartbound,
+           c.reloftype, c.relhasindex, c.relhastriggers, c.relhasrules
       FROM own o
       JOIN pg_catalog.pg_class c ON c.oid = o.objid
      WHERE o.classid = 'pg_catalog.pg_class'::regclass
        AND c.relname <> CAST(:version_table AS text)
+), relation AS MATERIALIZED (
+    SELECT * FROM named c WHERE {in_scope}
 ), btree AS MATERIALIZED (
     SELECT array_agg(c.oid) AS default_classes
       FROM pg_catalog.pg_opclass c
      WHERE c.opcdefault AND c.opcmethod = (SELECT oid FROM pg_catalog.pg_am WHERE amname = 'btree')
 ), object AS MATERIALIZED (
-    SELECT 'schema' AS kind, '<schema>' AS name, NULL AS definition,
-           coalesce(p.nspacl, acldefault('n', p.nspowner)) AS acl
-      FROM pinned p
+{in_relations}
 
      UNION ALL
-    SELECT 'default privileges', CASE WHEN pg_catalog.pg_get_userbyid(a.defaclrole) = p.role THEN '<role>'
-                                      ELSE quote_ident(pg_catalog.pg_get_userbyid(a.defaclrole)) END
-           || CASE a.defaclobjtype WHEN 'r' THEN ' tables' WHEN 'S' THEN ' sequences' WHEN 'f' THEN ' functions'
-                                   WHEN 'T' THEN ' types' ELSE ' ' || a.defaclobjtype::text END, NULL, a.defaclacl
-      FROM own o
-      JOIN pg_catalog.pg_default_acl a ON a.oid = o.objid
+{besides}
+), access AS MATERIALIZED (  -- once for each list there is: most are alike
+    SELECT l.acl, 'GRANTS ' || coalesce((
+               SELECT string_agg(g.grant, ', ' ORDER BY g.grant COLLATE "C")
+                 FROM (SELECT CASE WHEN starts_with(a, p.grantee) THEN '<role>' || substr(a, length(p.grantee))
+                                   WHEN starts_with(a, p.quoted_grantee)
+                                   THEN '<role>' || substr(a, length(p.quoted_grantee))
+                                   ELSE a END AS grant
+                         FROM unnest(CAST(l.acl AS text[])) a) g), 'NONE') AS grants
+      FROM (SELECT DISTINCT acl FROM object WHERE acl IS NOT NULL) l
      CROSS JOIN pinned p
-     WHERE o.classid = 'pg_catalog.pg_default_acl'::regclass
+), granted AS (
+    SELECT o.kind, o.name, o.relation, p.schema_word, p.role_word, p.schema_sign, p.role_sign,
+           CASE WHEN o.acl IS NULL THEN coalesce(o.definition, '')
+                ELSE concat_ws(' ', nullif(o.definition, ''), (SELECT x.grants FROM access x WHERE x.acl = o.acl))
+           END AS definition
+      FROM object o
+     CROSS JOIN pinned p
+    OFFSET 0
+), found AS MATERIALIZED (
+    SELECT g.kind, g.name, g.relation,
+           CASE WHEN strpos(g.definition, g.schema_sign) = 0 AND strpos(g.definition, g.role_sign) = 0
+                THEN g.definition
+                ELSE regexp_replace(regexp_replace(g.definition, g.schema_word, '<schema>', 'g'),
+                                    g.role_word, '<role>', 'g') END AS definition
+      FROM granted g
+), released AS MATERIALIZED (
+    SELECT set_config('search_path', p.path_before, true)
+      FROM pinned p
+     CROSS JOIN (SELECT count(*) AS objects FROM found) f
+     WHERE f.objects > 0
+)
+SELECT f.kind, f.name, f.definition, f.relation
+  FROM found f
+ CROSS JOIN released
+ ORDER BY f.kind COLLATE "C", f.name COLLATE "C", f.definition COLLATE "C";
 
-     UNION ALL
+-- name: in_relations
+-- What belongs to a relation, with the relation's name.
     SELECT CASE r.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'
-                          WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE r.relkind::text END,
-           r.ident,
+                          WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE r.relkind::text END AS kind,
+           r.ident AS name,
            concat_ws(' ',
                CASE r.relpersistence WHEN 'u' THEN 'UNLOGGED' WHEN 't' THEN 'TEMPORARY' END,
                CASE WHEN r.relkind = 'p' THEN 'PARTITION BY ' || pg_catalog.pg_get_partkeydef(r.oid) END,
@@ -86,13 +115,13 @@ WITH pinned AS MATERIALIZED (
                CASE r.relreplident WHEN 'f' THEN 'REPLICA IDENTITY FULL' WHEN 'i' THEN 'REPLICA IDENTITY INDEX'
                                    WHEN 'n' THEN CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY NOTHING' END
                END,
-               CASE WHEN r.relkind IN ('v', 'm') THEN 'AS ' || pg_catalog.pg_get_viewdef(r.oid) END),
-           coalesce(r.relacl, acldefault('r', r.relowner))
+               CASE WHEN r.relkind IN ('v', 'm') THEN 'AS ' || pg_catalog.pg_get_viewdef(r.oid) END) AS definition,
+           coalesce(r.relacl, acldefault('r', r.relowner)) AS acl, r.relname AS relation
       FROM relation r
      WHERE r.relkind <> 'S'
 
      UNION ALL
-    SELECT 'inheritance', r.ident || ' of ' || h.inhparent::regclass, h.inhseqno::text, NULL
+    SELECT 'inheritance', r.ident || ' of ' || h.inhparent::regclass, h.inhseqno::text, NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_inherits h ON h.inhrelid = r.oid
      WHERE r.relkind IN ('r', 'p', 'f')
@@ -107,7 +136,7 @@ WITH pinned AS MATERIALIZED (
                         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = r.oid AND d.objsubid = 0
                          AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i'))),
-           coalesce(r.relacl, acldefault('s', r.relowner))
+           coalesce(r.relacl, acldefault('s', r.relowner)), r.relname
       FROM relation r
       JOIN pg_catalog.pg_sequence s ON s.seqrelid = r.oid
      WHERE r.relkind = 'S'
@@ -127,13 +156,13 @@ WITH pinned AS MATERIALIZED (
                       FROM pg_catalog.pg_attrdef d
                      WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) END,
                CASE WHEN a.attfdwoptions IS NOT NULL THEN 'OPTIONS ' || a.attfdwoptions::text END),
-           a.attacl
+           a.attacl, r.relname
       FROM relation r
       JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
      WHERE r.relkind IN ('r', 'p', 'v', 'm', 'f')
 
      UNION ALL  -- NOT NULL is the column's, unless it has more to say; a partition's copy of a foreign key, its table's
-    SELECT 'constraint', r.ident || '.' || quote_ident(k.conname), pg_catalog.pg_get_constraintdef(k.oid), NULL
+    SELECT 'constraint', r.ident || '.' || quote_ident(k.conname), pg_catalog.pg_get_constraintdef(k.oid), NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_constraint k ON k.conrelid = r.oid
      WHERE r.relkind IN ('r', 'p', 'f')
@@ -157,7 +186,7 @@ WITH pinned AS MATERIALIZED (
                CASE WHEN NOT (i.indisvalid AND i.indisready AND i.indislive) THEN 'INVALID' END,
                CASE WHEN c.relispartition THEN 'ATTACHED' END,
                CASE WHEN i.indisreplident THEN 'REPLICA IDENTITY' END,
-               CASE WHEN i.indisclustered THEN 'CLUSTER' END), NULL
+               CASE WHEN i.indisclustered THEN 'CLUSTER' END), NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_index i ON i.indrelid = r.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -171,7 +200,7 @@ WITH pinned AS MATERIALIZED (
                                              ELSE quote_ident(t.tgname) END,
            concat_ws(' ', CASE WHEN NOT t.tgisinternal THEN pg_catalog.pg_get_triggerdef(t.oid, true) END,
                      CASE t.tgenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'ENABLED REPLICA'
-                                      WHEN 'A' THEN 'ENABLED ALWAYS' END), NULL
+                                      WHEN 'A' THEN 'ENABLED ALWAYS' END), NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_trigger t ON t.tgrelid = r.oid
      WHERE r.relhastriggers
@@ -181,7 +210,7 @@ WITH pinned AS MATERIALIZED (
     SELECT 'rule', r.ident || '.' || quote_ident(w.rulename),
            concat_ws(' ', pg_catalog.pg_get_ruledef(w.oid, true),
                      CASE w.ev_enabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'ENABLED REPLICA'
-                                       WHEN 'A' THEN 'ENABLED ALWAYS' END), NULL
+                                       WHEN 'A' THEN 'ENABLED ALWAYS' END), NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_rewrite w ON w.ev_class = r.oid
      WHERE r.relhasrules
@@ -198,11 +227,27 @@ WITH pinned AS MATERIALIZED (
                                                 ELSE quote_ident(pg_catalog.pg_get_userbyid(m)) END AS name
                                       FROM unnest(y.polroles) m) g),
                      'USING ' || pg_catalog.pg_get_expr(y.polqual, y.polrelid),
-                     'WITH CHECK ' || pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid)), NULL
+                     'WITH CHECK ' || pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid)), NULL, r.relname
       FROM relation r
       JOIN pg_catalog.pg_policy y ON y.polrelid = r.oid
      CROSS JOIN pinned p
-     WHERE r.relkind IN ('r', 'p')
+     WHERE r.relkind IN ('r', 'p');
+
+-- name: besides
+-- What is in no relation.
+    SELECT 'schema', '<schema>', NULL,
+           coalesce(p.nspacl, acldefault('n', p.nspowner)), NULL
+      FROM pinned p
+
+     UNION ALL
+    SELECT 'default privileges', CASE WHEN pg_catalog.pg_get_userbyid(a.defaclrole) = p.role THEN '<role>'
+                                      ELSE quote_ident(pg_catalog.pg_get_userbyid(a.defaclrole)) END
+           || CASE a.defaclobjtype WHEN 'r' THEN ' tables' WHEN 'S' THEN ' sequences' WHEN 'f' THEN ' functions'
+                                   WHEN 'T' THEN ' types' ELSE ' ' || a.defaclobjtype::text END, NULL, a.defaclacl, NULL
+      FROM own o
+      JOIN pg_catalog.pg_default_acl a ON a.oid = o.objid
+     CROSS JOIN pinned p
+     WHERE o.classid = 'pg_catalog.pg_default_acl'::regclass
 
      UNION ALL  -- a composite type's columns are compared in order: its values are written by position
     SELECT 'type', quote_ident(t.typname),
@@ -228,7 +273,7 @@ WITH pinned AS MATERIALIZED (
                                                  WHERE c.oid = g.rngsubopc))
                                 FROM pg_catalog.pg_range g WHERE g.rngtypid = t.oid)
                ELSE concat_ws(' ', 'BASE', t.typlen, t.typinput, t.typoutput, t.typreceive, t.typsend, t.typdefault)
-           END, coalesce(t.typacl, acldefault('T', t.typowner))
+           END, coalesce(t.typacl, acldefault('T', t.typowner)), NULL
       FROM own o
       JOIN pg_catalog.pg_type t ON t.oid = o.objid
      WHERE o.classid = 'pg_catalog.pg_type'::regclass
@@ -236,7 +281,7 @@ WITH pinned AS MATERIALIZED (
 
      UNION ALL
     SELECT 'constraint', quote_ident(t.typname) || '.' || quote_ident(k.conname),
-           pg_catalog.pg_get_constraintdef(k.oid), NULL
+           pg_catalog.pg_get_constraintdef(k.oid), NULL, NULL
       FROM own o
       JOIN pg_catalog.pg_type t ON t.oid = o.objid
       JOIN pg_catalog.pg_depend d
@@ -256,7 +301,7 @@ WITH pinned AS MATERIALIZED (
                                        a.aggmtranstype::regtype, a.aggsortop::regoperator, f.proparallel,
                                        to_jsonb(a) - '{aggfnoid,aggtranstype,aggmtranstype,aggsortop}'::text[])
                         FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = f.oid) END,
-           coalesce(f.proacl, acldefault('f', f.proowner))
+           coalesce(f.proacl, acldefault('f', f.proowner)), NULL
       FROM own o
       JOIN pg_catalog.pg_proc f ON f.oid = o.objid
      WHERE o.classid = 'pg_catalog.pg_proc'::regclass
@@ -264,7 +309,7 @@ WITH pinned AS MATERIALIZED (
      UNION ALL
     SELECT 'statistics', quote_ident(s.stxname),
            concat_ws(' ', array_to_string(s.stxkind, ''), 'ON', pg_catalog.pg_get_statisticsobjdef_columns(s.oid),
-                     'FROM', s.stxrelid::regclass), NULL
+                     'FROM', s.stxrelid::regclass), NULL, NULL
       FROM own o
       JOIN pg_catalog.pg_statistic_ext s ON s.oid = o.objid
      WHERE o.classid = 'pg_catalog.pg_statistic_ext'::regclass
@@ -281,7 +326,7 @@ WITH pinned AS MATERIALIZED (
                WHEN 'pg_catalog.pg_collation'::regclass THEN (
                    SELECT (to_jsonb(l) - '{oid,collname,collnamespace,collowner,collversion}'::text[])::text
                      FROM pg_catalog.pg_collation l WHERE l.oid = o.objid)
-           END, NULL
+           END, NULL, NULL
       FROM own o
      CROSS JOIN pinned p
      CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) i
@@ -289,42 +334,26 @@ WITH pinned AS MATERIALIZED (
                          'pg_catalog.pg_opclass'::regclass, 'pg_catalog.pg_opfamily'::regclass,
                          'pg_catalog.pg_conversion'::regclass, 'pg_catalog.pg_ts_config'::regclass,
                          'pg_catalog.pg_ts_dict'::regclass, 'pg_catalog.pg_ts_parser'::regclass,
-                         'pg_catalog.pg_ts_template'::regclass)
-), access AS MATERIALIZED (  -- once for each list there is: most are alike
-    SELECT l.acl, 'GRANTS ' || coalesce((
-               SELECT string_agg(g.grant, ', ' ORDER BY g.grant COLLATE "C")
-                 FROM (SELECT CASE WHEN starts_with(a, p.grantee) THEN '<role>' || substr(a, length(p.grantee))
-                                   WHEN starts_with(a, p.quoted_grantee)
-                                   THEN '<role>' || substr(a, length(p.quoted_grantee))
-                                   ELSE a END AS grant
-                         FROM unnest(CAST(l.acl AS text[])) a) g), 'NONE') AS grants
-      FROM (SELECT DISTINCT acl FROM object WHERE acl IS NOT NULL) l
-     CROSS JOIN pinned p
-), granted AS (
-    SELECT o.kind, o.name, p.schema_word, p.role_word, p.schema_sign, p.role_sign,
-           CASE WHEN o.acl IS NULL THEN coalesce(o.definition, '')
-                ELSE concat_ws(' ', nullif(o.definition, ''), (SELECT x.grants FROM access x WHERE x.acl = o.acl))
-           END AS definition
-      FROM object o
-     CROSS JOIN pinned p
-    OFFSET 0
-), found AS MATERIALIZED (
-    SELECT g.kind, g.name,
-           CASE WHEN strpos(g.definition, g.schema_sign) = 0 AND strpos(g.definition, g.role_sign) = 0
-                THEN g.definition
-                ELSE regexp_replace(regexp_replace(g.definition, g.schema_word, '<schema>', 'g'),
-                                    g.role_word, '<role>', 'g') END AS definition
-      FROM granted g
-), released AS MATERIALIZED (
-    SELECT set_config('search_path', p.path_before, true)
-      FROM pinned p
-     CROSS JOIN (SELECT count(*) AS objects FROM found) f
-     WHERE f.objects > 0
-)
-SELECT f.kind, f.name, f.definition
-  FROM found f
- CROSS JOIN released
- ORDER BY f.kind COLLATE "C", f.name COLLATE "C", f.definition COLLATE "C";
+                         'pg_catalog.pg_ts_template'::regclass);
+
+-- name: contents
+-- Instead of `besides`: what there is, by name alone.
+    SELECT 'contents', '<schema>', (
+               SELECT string_agg(i.name, ', ' ORDER BY i.name COLLATE "C")
+                 FROM (SELECT concat_ws(' ', 'relation', c.relkind, c.relname) AS name
+                         FROM named c
+                        UNION ALL
+                       SELECT CASE o.classid
+                                  WHEN 'pg_catalog.pg_type'::regclass THEN
+                                      (SELECT concat_ws(' ', 'type', t.typname)
+                                         FROM pg_catalog.pg_type t WHERE t.oid = o.objid)
+                                  WHEN 'pg_catalog.pg_proc'::regclass THEN
+                                      (SELECT concat_ws(' ', 'function', f.proname, f.pronargs)
+                                         FROM pg_catalog.pg_proc f WHERE f.oid = o.objid)
+                                  ELSE o.classid::text END
+                         FROM own o
+                        WHERE o.classid <> 'pg_catalog.pg_class'::regclass) i), NULL, NULL
+      FROM pinned;
 
 -- name: fingerprint
 -- One text over all objects, SHA-256 in hexadecimal digits; null: there is no such schema.

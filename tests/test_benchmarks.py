@@ -269,8 +269,10 @@ def test_provision_runs_end_to_end(major: str, tmp_path: Path) -> None:
     check_document(document, "provision")
     assert status == (0 if all(bar["holds"] for bar in document["bars"]) else 1)
     assert {row["case"]: row["n"] for row in document["rows"]} == {
-        "ours": 4,
-        "bare libpq": 4,
+        "ours, a connection each": 4,
+        "bare libpq, a connection each": 4,
+        "ours, 1 connection": 2,
+        "bare libpq, 1 connection": 2,
         "ours, 2 connections": 2,
         "bare libpq, 2 connections": 2,
     }

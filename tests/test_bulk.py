@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from mt_paas_db.cli import main
 from mt_paas_db.core import NewTenant, Progress, TenantManager
@@ -54,6 +55,22 @@ def test_it_was_the_compiled_text_that_was_sent(
     monkeypatch.setattr(Script, "statements", lambda self: [i.text for p in self.parts[:-1] for i in p.items])
     lacking = manager.create("lacking")
     assert fingerprint(service, lacking) != fingerprint(service, replayed)
+
+
+def test_a_tenant_costs_few_round_trips(manager: TenantManager) -> None:
+    manager.create_many([NewTenant("first"), NewTenant("second")], jobs=1)
+    sent: list[str] = []
+
+    def hear(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        manager.create("hallym")
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
+    assert len(sent) == 11, "\n".join(sent)
+    assert sum("CREATE TABLE" in statement for statement in sent) == 1
 
 
 def test_many(service: Service, manager: TenantManager) -> None:

@@ -27,7 +27,7 @@ from mt_paas_db.migrate.online import Order, run_online
 from mt_paas_db.migrate.rendering import render
 from mt_paas_db.migrate.script import Action, Heads, Script
 from mt_paas_db.migrate.scripts import Scripts
-from mt_paas_db.migrate.structure import fingerprint_on, objects_on
+from mt_paas_db.migrate.structure import fingerprint, snapshot
 from tests.fleet import Service
 from tests.generated_histories import Generated, Revision, histories
 from tests.servers import PostgresServer
@@ -120,7 +120,7 @@ class Yard:
             shared_schemas=(),
             run_id=None,
             attempts=1,
-            expected=None,
+            likeness=None,
             final=to == "heads",
         )
         answer = run_online(scripts, order)
@@ -136,8 +136,8 @@ class Yard:
                 for table in tables
             }
             return {
-                "objects": objects_on(superuser, target.schema, self.owner),
-                "fingerprint": fingerprint_on(superuser, target.schema, self.owner),
+                "objects": snapshot(superuser, target.schema, self.owner).objects,
+                "fingerprint": fingerprint(superuser, target.schema, self.owner),
                 "rows": rows,
                 "sequences": superuser.execute(_SEQUENCES, (target.schema,)).fetchall(),
                 "comments": superuser.execute(_COMMENTS, (target.schema,)).fetchall(),

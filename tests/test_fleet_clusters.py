@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,20 @@ def test_drift_elsewhere_is_found(elsewhere: Elsewhere) -> None:
     report = elsewhere.fleet().upgrade(options=QUICK)
     assert [failure.tenant_id for failure in report.failures] == ["far"]
     assert "not the reference's" in str(report.failures[0].message)
+
+
+def test_a_half_done_downgrade_elsewhere_is_not_taken_for_settled(elsewhere: Elsewhere) -> None:
+    fails = f"op.execute(\"SELECT 1 / (current_schema() <> '{elsewhere.schema}')::int\")"
+    down = f"""
+    op.drop_index("note_title")
+    with op.get_context().autocommit_block():
+        op.execute("VACUUM note")
+    {fails}
+    op.drop_column("note", "title")
+    """
+    elsewhere.armada.history.add("a2", ADD_TITLE, after="a1", down=down)
+    assert elsewhere.fleet().upgrade(options=QUICK).ok
+    options = replace(QUICK, allow_destructive=True, max_failures=9)
+    assert elsewhere.fleet().downgrade("a1", options=options).failed == 1
+    plan = elsewhere.fleet().plan(with_lint=False)
+    assert [(blocked.target.tenant_id, blocked.heads) for blocked in plan.blocked] == [("far", ("a2",))]

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from mt_paas_db.core import ClusterSettings
-from mt_paas_db.errors import ConfigurationError, MigrationRefusedError, PooledConnectionError
-from mt_paas_db.migrate import message
+from mt_paas_db.errors import ConfigurationError, MigrationRefusedError, PooledConnectionError, RevisionError
+from mt_paas_db.migrate import apply, message
 from mt_paas_db.migrate.plan import Selection
 from mt_paas_db.migrate.report import Report
 from tests.armada import ADD_ONLINE, ADD_TITLE, CONCURRENTLY, NOTE, QUICK, Armada
@@ -362,6 +362,91 @@ def test_if_not_exists_over_an_invalid_index(armada: Armada) -> None:
     assert all(index(armada, tenant)[1] for tenant in TENANTS)
 
 
+# -- half done
+
+DOWN_IN_STEPS = """
+op.drop_index("note_title")
+with op.get_context().autocommit_block():
+    op.execute("VACUUM note")
+op.execute("SELECT 1 / (current_schema() NOT LIKE '{}')::int")
+op.drop_column("note", "title")
+"""
+
+
+def half_downgrade(armada: Armada, schemas: str) -> Report:
+    """Take the fleet from a2 to a1, and fail in the middle where the schema's name is like `schemas`."""
+    armada.history.add("a2", ADD_TITLE, after="a1", down=DOWN_IN_STEPS.format(schemas))
+    assert armada.fleet().upgrade(options=QUICK).ok
+    return armada.fleet().downgrade("a1", options=replace(TOLERANT, allow_destructive=True))
+
+
+def mend(armada: Armada) -> None:
+    """What fails comes after what is marked as done, and may be changed."""
+    armada.history.add("a2", ADD_TITLE, after="a1", down=DOWN_IN_STEPS.format("nobody"))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_half_done_downgrade_is_not_taken_for_settled(armada: Armada, *, killed: bool) -> None:
+    """Its version table says where it began, which is where an upgrade would lead."""
+    first = half_downgrade(armada, armada.schema("korea"))
+    assert states(armada, first) == ["migrated", "failed", "migrated"]
+    if killed:  # nobody was there to write down more than the plan
+        execute(armada, "UPDATE mt_paas.run SET state = 'running', ended_at = NULL WHERE run_id = "
+                        f"{first.run_id}; UPDATE mt_paas.outcome SET state = 'not_attempted', attempts = 0, "
+                        f"ended_at = NULL WHERE run_id = {first.run_id} AND tenant_id = 'korea'")  # fmt: skip
+    assert armada.heads("korea") == armada.recorded("korea") == ("a2",)
+    plan = armada.fleet().plan(with_lint=False)
+    assert (len(plan.moves), plan.settled, [b.target.tenant_id for b in plan.blocked]) == (2, 0, ["korea"])
+    assert "inside revision a2" in plan.blocked[0].reason
+    second = armada.fleet().upgrade(options=TOLERANT)
+    assert states(armada, second) == ["migrated", "failed", "migrated"]
+    mend(armada)
+    third = armada.fleet().resume(first.run_id, options=replace(TOLERANT, allow_destructive=True))
+    assert (third.ok, third.migrated) == (True, 1), third
+    assert "title" not in armada.columns("korea")
+    assert armada.fleet().upgrade(options=QUICK).ok
+    assert [found.verdict for found in armada.fleet().verify()] == ["same"] * 3
+
+
+def test_a_half_done_one_that_is_stamped_is_settled(armada: Armada) -> None:
+    half_downgrade(armada, armada.schema("korea"))
+    armada.ask("korea", "CREATE INDEX note_title ON note (title)")
+    assert armada.fleet().stamp("a2", selection=Selection(tenants=("korea",)), options=QUICK).ok
+    assert armada.fleet().upgrade(options=QUICK).ok
+    assert armada.fleet().plan(with_lint=False).settled == 3
+
+
+def test_a_reference_that_is_half_done_serves_nobody(armada: Armada) -> None:
+    first = half_downgrade(armada, "%reference")
+    assert first.state == "stopped"
+    with pytest.raises(RevisionError, match=r"\(reference\).*inside revision a2"):
+        armada.fleet().upgrade(options=QUICK)
+    armada.ask("(reference)", f"SET ROLE {armada.service.name}_owner; CREATE INDEX note_title ON note (title)")
+    assert armada.fleet().stamp("a2", options=QUICK).ok
+    assert armada.fleet().upgrade(options=QUICK).ok
+    assert [found.verdict for found in armada.fleet().verify()] == ["same"] * 3
+
+
+def test_a_run_that_ended_well_leaves_nobody_to_look_at(armada: Armada, monkeypatch: pytest.MonkeyPatch) -> None:
+    armada.ask("korea", "INSERT INTO note (body) VALUES ('twice'), ('twice')")
+    armada.history.add("a2", 'op.create_unique_constraint("note_body", "note", ["body"])', after="a1")
+    looked: list[list[str]] = []
+    really = apply.marks
+
+    def noting(connection: Any, targets: Any) -> Any:
+        looked.append([target.tenant_id for target in targets])
+        return really(connection, targets)
+
+    monkeypatch.setattr("mt_paas_db.migrate.ground.marks", noting)
+    assert states(armada, armada.fleet().upgrade(options=TOLERANT)) == ["migrated", "failed", "migrated"]
+    armada.fleet().plan("a1", with_lint=False)
+    assert looked == [["korea"]]
+    armada.ask("korea", "DELETE FROM note WHERE id = 1")
+    assert armada.fleet().upgrade(options=QUICK).ok
+    armada.fleet().plan(with_lint=False)
+    assert looked == [["korea"]]
+
+
 # -- the server, the pooler, the project
 
 
@@ -443,6 +528,14 @@ def test_what_is_refused(armada: Armada, body: str, *, online: bool) -> None:
     for tenant in (*TENANTS, "(reference)"):
         assert armada.heads(tenant) == ("a1",)
         assert armada.columns(tenant)
+
+
+@pytest.mark.parametrize(("body", "known"), [("", True), ("op.get_bind()", False), ("op.execute('SELECT 1')", True)])
+def test_the_plan_says_where_it_does_not_know(armada: Armada, body: str, *, known: bool) -> None:
+    armada.history.add("a2", body, after="a1")
+    plan = armada.fleet().plan(with_lint=False)
+    found = [(w.revision, w.message) for w in plan.warnings if w.rule == "online"]
+    assert found == ([] if known else [("a2", "it runs online: whether it destroys data is not known before it runs")])
 
 
 def test_copy_from_the_client_is_a_failure_of_its_own(armada: Armada) -> None:

@@ -358,7 +358,7 @@ def online_until(abattoir: Abattoir, tenant: str, at: int) -> bool:
         shared_schemas=(),
         run_id=abattoir.assignment.run_id,
         attempts=1,
-        expected=None,
+        likeness=None,
         final=True,
     )
 

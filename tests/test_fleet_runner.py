@@ -305,6 +305,38 @@ def test_a_relative_target_resumed(armada: Armada) -> None:
     assert {armada.heads(tenant) for tenant in TENANTS} == {("a2",)}
 
 
+def test_a_relative_target_resumed_midway(armada: Armada) -> None:
+    """It is reckoned from where the tenant was, not from where it came."""
+    armada.history.add("a2", ADD_TITLE, after="a1").add("a3", fails_for(armada, "korea"), after="a2")
+    armada.history.add("a4", 'op.add_column("note", sa.Column("late", sa.Text))', after="a3")
+    failed = armada.fleet(per_revision=True).upgrade("+2", options=TOLERANT)
+    assert (failed.migrated, failed.failed) == (3, 1)
+    assert armada.heads("korea") == armada.recorded("korea") == ("a2",)
+    armada.history.add("a3", "", after="a2")
+    report = armada.fleet(per_revision=True).resume(options=QUICK)
+    assert report.ok, report
+    assert {armada.heads(tenant) for tenant in (*TENANTS, "(reference)")} == {("a3",)}
+
+
+def test_a_relative_target_that_meant_several_places(armada: Armada) -> None:
+    """Each goes on to its own; but not where one has come a part of the way, as a run has one target."""
+    armada.history.add("a2", ADD_TITLE, after="a1").add("a3", fails_for(armada, *TENANTS), after="a2")
+    armada.history.add("a4", fails_for(armada, *TENANTS), after="a3")
+    assert armada.fleet().upgrade("a2", selection=Selection(tenants=("snu", "yonsei")), options=QUICK).ok
+    failed = armada.fleet(per_revision=True).upgrade("+2", options=TOLERANT)
+    assert (failed.migrated, failed.failed) == (0, 4)
+    assert {armada.heads(tenant) for tenant in TENANTS} == {("a2",)}  # two of them came a part of the way
+    armada.history.add("a3", "", after="a2").add("a4", "", after="a3")
+    with pytest.raises(RevisionError, match=r"hallym, korea to a3; snu, yonsei to a4"):
+        armada.fleet(per_revision=True).resume(options=QUICK)
+    for tenant in ("hallym", "korea"):
+        assert armada.fleet().stamp("a1", selection=Selection(tenants=(tenant,)), options=QUICK).ok
+        armada.ask(tenant, "ALTER TABLE note DROP COLUMN title")
+    report = armada.fleet(per_revision=True).resume(failed.run_id, options=QUICK)
+    assert report.ok, report
+    assert [armada.heads(tenant) for tenant in TENANTS] == [("a3",), ("a3",), ("a4",), ("a4",)]
+
+
 def test_base(armada: Armada) -> None:
     armada.history.add("a1", NOTE, down='op.drop_table("note")')
     report = armada.fleet().downgrade("base", options=replace(QUICK, allow_destructive=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,6 +73,33 @@ def test_opaque_names_say_nothing_of_the_tenant(service: Service) -> None:
     with manager.get_session("hallym") as session:
         session.add(Note(body="here"))
     assert manager.doctor().ok
+
+
+def test_one_that_takes_long_does_not_hold_up_the_others(service: Service, manager: TenantManager) -> None:
+    """From PostgreSQL 16 on, whoever has granted the group keeps all others from it until the transaction ends."""
+
+    class Slow(DeclarativeBase):
+        metadata = MetaData()
+
+    class Row(Slow):
+        __tablename__ = "row"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    event.listen(Slow.metadata, "after_create", DDL("SELECT pg_advisory_xact_lock(7)"))  # type: ignore[no-untyped-call]
+    slow = service.manager(models=Slow)
+    with ThreadPoolExecutor(1) as pool, service.superuser() as connection:
+        connection.execute("SELECT pg_advisory_lock(7)")
+        made = pool.submit(slow.create, "slow")
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7"
+        while not connection.execute(waiting).fetchone():
+            assert not made.done()
+        try:
+            assert manager.create("quick").state is TenantState.ACTIVE
+            assert not made.done()
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(7)")
+        assert made.result(30).state is TenantState.ACTIVE
 
 
 def test_the_longest_id_has_a_role_and_a_schema(service: Service, manager: TenantManager) -> None:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt_paas_db.migrate.script import Item, Mark, Part, Script, Step, digest, runs_outside
+from mt_paas_db.migrate.script import (
+    Item,
+    Mark,
+    Part,
+    Script,
+    Step,
+    depends_on_place,
+    digest,
+    runs_outside,
+    words,
+)
 
 BUILD = Item("CREATE INDEX CONCURRENTLY i ON t (a)", alone=True)
 ADD_VALUE = Item("ALTER TYPE mood ADD VALUE 'b'", alone=True)
@@ -161,3 +171,69 @@ def test_a_mark_of_another_text_is_refused() -> None:
 def test_what_comes_after_the_mark_may_have_changed() -> None:
     mark = script((ONE, BUILD, TWO)).steps()[0].mark
     assert shape(script((ONE, BUILD, THREE)).steps(mark)) == [("!(a)", "a0", 2), ("3", "a1", None)]
+
+
+# -- stretches: one way each
+
+NEEDS = "it asks op.get_bind()"
+
+
+def mixed(*kinds: str) -> Script:
+    """The revisions a1, a2 ...: ``c`` is compiled, ``o`` needs a connection, ``!`` leaves its transaction."""
+    items = {"c": (ONE,), "o": (), "!": (ONE, BUILD)}
+    parts = (Part(f"a{n}", (f"a{n}",), items[kind], NEEDS if kind == "o" else None) for n, kind in enumerate(kinds, 1))
+    return Script("upgrade", ("a0",), (f"a{len(kinds)}",), tuple(parts))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ways"),
+    [
+        ("cc!", "ccc"),
+        ("coc", "ooo"),  # one transaction, which cannot be cut
+        ("c!oo", "ccoo"),
+        ("o!c", "occ"),
+        ("co!oc", "cocoo"),  # and after the cut, what is left has one transaction
+        ("o", "o"),
+    ],
+)
+def test_each_revision_is_said_to_go_the_way_that_it_goes(kinds: str, ways: str) -> None:
+    script = mixed(*kinds)
+    said = script.ways()
+    assert [way["revision"] for way in said] == [part.revision for part in script.parts]
+    assert "".join(way["way"][0] for way in said) == ways
+    assert [way["reason"] for way in said] == [NEEDS if kind == "o" else None for kind in kinds]
+
+
+@given(st.lists(st.sampled_from("co!"), min_size=1, max_size=6))
+def test_stretches_are_the_whole_way(kinds: list[str]) -> None:
+    script = mixed(*kinds)
+    stretches = list(script.stretches())
+    assert [part for stretch in stretches for part in stretch.parts] == list(script.parts)
+    assert [stretch.start for stretch in stretches] == [script.start, *(stretch.end for stretch in stretches[:-1])]
+    assert stretches[-1].end == script.end
+
+
+def test_after_a_mark_its_revision_is_finished_first() -> None:
+    script = mixed(*"!oc")
+    mark = Mark("a1", 1, digest((ONE,)))
+    assert [part.revision for part in script.stretch(mark).parts] == ["a1"]
+    begun_online = script.stretch(Mark("a1", None, "clean", begun=True))
+    assert (begun_online.way, begun_online.end) == ("online", ("a1",))
+    with pytest.raises(ValueError, match="a2, which does not come next"):
+        script.stretch(Mark("a2", 1, "x"))
+    with pytest.raises(ValueError, match="a1 was changed"):
+        mixed("o", "c").stretch(mark)
+
+
+# -- destinations
+
+
+def test_what_leads_to_the_same_place_from_everywhere() -> None:
+    assert (words("upgrade", ()), words("upgrade", ("a1", "b1"))) == ("base", "a1 b1")
+    assert (words("downgrade", ()), words("downgrade", ("a1", "b1"))) == ("=", "=a1 b1")
+    assert [d for d in ("a1", "head", "=a1 b1", "+1", "-1", "bee@head", "a1+1") if depends_on_place(d)] == [
+        "+1",
+        "-1",
+        "bee@head",
+        "a1+1",
+    ]

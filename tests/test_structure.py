@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from psycopg import sql
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 
-from mt_paas_db.migrate.structure import Difference, differences, fingerprint, objects, prepare_statement
+from mt_paas_db.migrate import structure
+from mt_paas_db.migrate.structure import WHOLE, Difference, Scope, Snapshot, changed, differences, fingerprint_sql
 from tests.fleet import Service
 from tests.servers import PostgresServer
 
@@ -124,9 +125,25 @@ def owner(house: House) -> Iterator[Connection]:
         yield connection
 
 
+def snapshot(connection: Connection, schema: str, role: str, **options: str) -> Snapshot:
+    return structure.snapshot(connection.connection.driver_connection, schema, role, **options)  # type: ignore[arg-type]
+
+
+def fingerprint(connection: Connection, schema: str, role: str, scope: Scope = WHOLE, **options: str) -> str | None:
+    driver = connection.connection.driver_connection
+    return structure.fingerprint(driver, schema, role, scope, **options)  # type: ignore[arg-type]
+
+
+def prepared(name: str, *, changes_only: bool = False) -> str:
+    """Return what prepares the fingerprint, of all or of a few relations and the names of the rest."""
+    relations = "ARRAY['note', 'note_id_seq']" if changes_only else None
+    statement = fingerprint_sql(schema="$1", role="$2", besides=not changes_only, relations=relations)
+    return f'PREPARE "{name}" (text, text) AS {statement}'
+
+
 def read(connection: Connection, schema: str, role: str | None = None) -> dict[tuple[str, str], str]:
     """Return the objects, and see that the fingerprint agrees with them."""
-    found = objects(connection, schema, role or schema)
+    found = dict(snapshot(connection, schema, role or schema).objects)
     assert found
     return found
 
@@ -176,7 +193,7 @@ def test_the_callers_path_plays_no_part_and_is_kept(house: House, owner: Connect
     path = path.format(own=schema, other=house.name("a_11")) or "''"
     owner.exec_driver_sql(f"SET LOCAL search_path = {path}")
     before = owner.exec_driver_sql("SHOW search_path").scalar_one()
-    assert objects(owner, schema, schema) == expected
+    assert snapshot(owner, schema, schema).objects == expected
     assert owner.exec_driver_sql("SHOW search_path").scalar_one() == before
     assert fingerprint(owner, schema, schema)
     assert owner.exec_driver_sql("SHOW search_path").scalar_one() == before
@@ -187,7 +204,7 @@ def test_prepared_once_executed_for_many(house: House) -> None:
     with house.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"SET ROLE {house.owner}")
         connection.exec_driver_sql(f"SET search_path = {path}")
-        connection.exec_driver_sql(prepare_statement("of a schema"))
+        connection.exec_driver_sql(prepared("of a schema"))
         execute = 'EXECUTE "of a schema"'
         names = [one, eleven] * 4
         values = [connection.exec_driver_sql(f"{execute}('{name}', '{name}')").scalar_one() for name in names]
@@ -198,11 +215,11 @@ def test_prepared_once_executed_for_many(house: House) -> None:
 
 def test_no_such_schema_and_an_empty_one(house: House, owner: Connection) -> None:
     assert fingerprint(owner, "nowhere", "nowhere") is None
-    assert objects(owner, "nowhere", "nowhere") == {}
+    assert snapshot(owner, "nowhere", "nowhere").objects == {}
     owner.exec_driver_sql("RESET ROLE")
     owner.exec_driver_sql("CREATE SCHEMA nothing_in_it")
     assert fingerprint(owner, "nothing_in_it", "nobody")
-    assert list(objects(owner, "nothing_in_it", "nobody")) == [("schema", "<schema>")]
+    assert list(snapshot(owner, "nothing_in_it", "nobody").objects) == [("schema", "<schema>")]
 
 
 # -- what plays no part
@@ -250,13 +267,10 @@ def test_what_belongs_to_an_extension_is_left_out(house: House, owner: Connectio
 
 def test_another_version_table(house: House, owner: Connection) -> None:
     schema = house.name("a_1")
-    found = objects(owner, schema, schema, version_table="note")
+    found = snapshot(owner, schema, schema, version_table="note").objects
     assert ("table", "alembic_version") in found
     assert not [key for key in found if key[1].startswith("note.") or key == ("table", "note")]
-    prepared = prepare_statement("other", version_table="note")
-    owner.exec_driver_sql(prepared)
-    value = owner.exec_driver_sql(f"EXECUTE other('{schema}', '{schema}')").scalar_one()
-    assert value == fingerprint(owner, schema, schema, version_table="note") != fingerprint(owner, schema, schema)
+    assert fingerprint(owner, schema, schema, version_table="note") != fingerprint(owner, schema, schema)
 
 
 # -- what is found, and named
@@ -433,6 +447,8 @@ _CHANGES = {
     "statistics less": ("DROP STATISTICS note_statistics", "missing statistics note_statistics"),
 }  # fmt: skip
 
+_AWAY_FROM_BASE = {name: ddl for name, (ddl, expected) in _CHANGES.items() if " base" not in expected}
+
 
 def changes(found: list[Difference]) -> str:
     return ", ".join(f"{d.change} {d.kind} {d.name}" for d in found)
@@ -445,6 +461,44 @@ def test_each_change_is_named(house: House, owner: Connection, ddl: str, expecte
     house.run(owner, ddl, schema, schema)
     assert changes(differences(before[0], read(owner, schema))) == expected.replace("<owner>", house.owner)
     assert fingerprint(owner, schema, schema) != before[1]
+
+
+@pytest.mark.parametrize("ddl", _AWAY_FROM_BASE.values(), ids=_AWAY_FROM_BASE.keys())
+def test_each_change_is_within_its_own_scope(house: House, owner: Connection, ddl: str) -> None:
+    """What is not made likewise differs in the scope of the change, and what is not in it plays no part."""
+    schema, twin = house.name("a_1"), house.name("a_11")
+    before = snapshot(owner, schema, schema)
+    house.run(owner, ddl, schema, schema)
+    scope = changed(before, snapshot(owner, schema, schema))
+    assert scope.besides or scope.relations
+    assert "base" not in (scope.relations or ())
+    assert fingerprint(owner, schema, schema, scope) != fingerprint(owner, twin, twin, scope)
+    house.enter(owner, twin)
+    house.run(owner, ddl, twin, twin)
+    assert fingerprint(owner, schema, schema, scope) == fingerprint(owner, twin, twin, scope)
+    house.run(owner, "ALTER TABLE base ALTER x SET DEFAULT 1", twin, twin)
+    assert fingerprint(owner, schema, schema, scope) == fingerprint(owner, twin, twin, scope)
+    assert fingerprint(owner, schema, schema) != fingerprint(owner, twin, twin)
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE extra (id int)",
+        "ALTER TABLE base RENAME TO basis",
+        "DROP TABLE derived",
+        "CREATE SEQUENCE extra",
+        "CREATE TYPE extra AS ENUM ('a')",
+        "DROP PROCEDURE tidy()",
+        "CREATE FUNCTION plus(a text) RETURNS text LANGUAGE sql AS 'SELECT a'",
+        "CREATE OPERATOR <-> (LEFTARG = integer, RIGHTARG = integer, FUNCTION = plus)",
+    ],
+)
+def test_outside_the_scope_the_names_are_compared(house: House, owner: Connection, ddl: str) -> None:
+    schema, scope = house.name("a_1"), Scope(("note",), besides=False)
+    before = fingerprint(owner, schema, schema, scope)
+    house.run(owner, ddl, schema, schema)
+    assert fingerprint(owner, schema, schema, scope) != before
 
 
 def test_no_kind_could_be_forgotten(house: House, owner: Connection) -> None:
@@ -524,7 +578,7 @@ def test_own_names_hide_the_servers(house: House, owner: Connection) -> None:
     assert "pg_catalog.lower(body)" in found["index", "note_by_lower"]  # unchanged, and printed so that it is seen
     assert "<schema>" not in found["view", "own_lower"]
     owner.exec_driver_sql(f"SET LOCAL search_path = {schema}, pg_catalog")
-    assert objects(owner, schema, schema) == found
+    assert snapshot(owner, schema, schema).objects == found
 
 
 # -- in O(tenant)
@@ -547,11 +601,12 @@ def scanned(explained: Any) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("changes_only", [False, True])
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_neighbours_cost_nothing(house: House, owner: Connection, mode: str) -> None:
+def test_neighbours_cost_nothing(house: House, owner: Connection, mode: str, changes_only: bool) -> None:
     schema = house.name("a_1")
     owner.exec_driver_sql(f"SET LOCAL plan_cache_mode = {mode}")
-    owner.exec_driver_sql(prepare_statement(mode))
+    owner.exec_driver_sql(prepared(mode, changes_only=changes_only))
 
     def explain(statement: str) -> Any:
         found = owner.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {statement}").scalar_one()

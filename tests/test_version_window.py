@@ -23,7 +23,6 @@ from mt_paas_db.session.resolver import Resolved
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
 from tests.ground_truth import rows
 from tests.servers.wire import Count, Wire
-from tests.versions import init_version_1
 
 # One history, a1 <- b2 <- c3, and a branch a1 <- x9.
 APPLIED = {"a1": ["a1"], "b2": ["a1", "b2"], "c3": ["a1", "b2", "c3"], "x9": ["a1", "x9"]}
@@ -152,24 +151,6 @@ def test_without_the_look_the_tenant_would_be_let_in(
     monkeypatch.setattr(Resolved, "has", lambda _self, _revisions: True)
     with pytest.raises(pytest.fail.Exception):
         refused(runner, requires="a1")
-
-
-def test_a_catalog_of_version_1_lets_nobody_in_who_requires_a_revision(service: Service, route: Route) -> None:
-    manager = service.manager(**route.options)
-    init_version_1(manager)
-    manager.create("hallym")
-    runner = Runner(manager, route)
-    try:
-        assert runner.run("hallym", work) == 42
-        error = refused(runner, requires="a1")
-        assert error.heads is None
-        assert "does not know the tenant's revision" in str(error)
-        service.manager().init()
-        assert refused(runner, requires="a1").heads is None
-        stand(service, "hallym", "a1")
-        assert runner.run("hallym", work, requires="a1") == 42
-    finally:
-        runner.close()
 
 
 def test_a_closed_tenant_says_that_it_is_closed(fleet: Service, runner: Runner, manager: TenantManager) -> None:

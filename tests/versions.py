@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mt_paas_db.catalog import registry
 from mt_paas_db.core import TenantManager, install
 from mt_paas_db.migrate.catalog import upgrade_catalog
 from tests.fleet import Service
@@ -47,7 +48,17 @@ def init_version_1(manager: TenantManager) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(install, "upgrade_catalog", lambda connection: upgrade_catalog(connection, "0001"))
         patch.setattr(install, "_make_reference", lambda _step, _cluster: None)
+        patch.setattr(install, "_answer_policies", lambda _step: None)
+        patch.setattr(registry, "check_version", lambda found, *, cluster: None)  # which this code is two apart from
         assert manager.init().catalog_version == 1
+
+
+def init_version_2(manager: TenantManager) -> None:
+    """Make the installation as it was before row policies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(install, "upgrade_catalog", lambda connection: upgrade_catalog(connection, "0002"))
+        patch.setattr(install, "_answer_policies", lambda _step: None)
+        assert manager.init().catalog_version == 2
 
 
 def set_version(service: Service, version: int, *, changes: str = "") -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog.identifiers import SqlName, TenantId, TenantName
@@ -133,7 +133,11 @@ def _page(
         query(_FILE, "tenants"),
         {"generation": generation, "state": state, "after": after, "page_size": _PAGE},
     ).mappings()
-    return [Tenant(placement=Placement(**row), **row) for row in rows]
+    return [_tenant(row) for row in rows]
+
+
+def _tenant(row: RowMapping) -> Tenant:
+    return Tenant(placement=Placement(**row), **row)
 
 
 def claim(connection: Connection, name: TenantName | TenantId, generation: int, kind: NameKind) -> None:
@@ -191,22 +195,30 @@ def insert_tenant(
     tenant_id: TenantId,
     generation: int,
     display_name: str,
+    state: TenantState,
     cell: str,
     sql_name: SqlName,
-) -> None:
-    """Record a new tenant in state ``provisioning``. Raises SQLAlchemy's `IntegrityError` for a taken id."""
-    connection.execute(
+) -> Tenant:
+    """Record a new tenant, and claim its id. It has no aliases yet.
+
+    Raises SQLAlchemy's `IntegrityError` where the id is in use, `NameReservedError` as `claim`.
+    """
+    made = connection.execute(
         query(_FILE, "insert_tenant"),
         {
             "generation": generation,
             "tenant_id": tenant_id,
             "display_name": display_name,
-            "state": TenantState.PROVISIONING,
+            "state": state,
             "cell": cell,
             "schema_name": sql_name,
             "role_name": sql_name,
         },
     )
+    row = made.mappings().one()
+    if not row["is_named"]:  # a name that is taken, or was released long enough ago
+        claim(connection, tenant_id, generation, NameKind.ID)
+    return _tenant(row)
 
 
 def record_revisions(

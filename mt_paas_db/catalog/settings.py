@@ -99,6 +99,7 @@ class Settings(BaseSettings):
         requires: The revision, or the revisions, that a tenant must have for sessions of this process.
         shared_schemas: Schemas on every tenant's path after its own, for reference tables and types.
         canary: Tenants that a migration of the fleet tries first.
+        guards: Guard a tenant's own tables: whatever was granted, no other tenant touches their rows.
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
         cache_ttl_s: Seconds a process may remember where a tenant lives; the catalog's bound cuts it.
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
     requires: Annotated[tuple[str, ...], BeforeValidator(parse_revisions)] = ()
     shared_schemas: tuple[Annotated[SqlName, AfterValidator(parse_sql_name)], ...] = ()
     canary: tuple[str, ...] = ()
+    guards: bool = False
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"
     cache_ttl_s: float = Field(default=30.0, ge=0, le=_DAY_S, allow_inf_nan=False)

@@ -12,8 +12,10 @@ from typer.main import get_command
 
 import mt_paas_db
 from mt_paas_db.cli import screen
+from mt_paas_db.cli.audit import audit
 from mt_paas_db.cli.exit_codes import FAILED, OK, USAGE
 from mt_paas_db.cli.failure import complain, print_document, report
+from mt_paas_db.cli.isolation import isolation_app
 from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
 from mt_paas_db.cli.tenant import tenant_app
@@ -33,6 +35,8 @@ app = typer.Typer(
 )
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(migrate_app, name="migrate")
+app.add_typer(isolation_app, name="isolation")
+app.command()(audit)
 
 
 def run(arguments: Sequence[str]) -> int:

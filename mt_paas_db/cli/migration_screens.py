@@ -89,10 +89,9 @@ def _show_script(who: str, script: Script, *, with_sql: bool) -> None:
     screen.say(f"{who}: from {place(script.start)} to {place(script.end)}")
     if script.action == "stamp":
         return
-    for part in script.parts:
-        # One revision that needs a connection takes the others of its way along.
-        why = f": {part.reason}" if part.reason else ""
-        screen.say(f"  {part.revision}  {script.way}{why}")
+    for part, way in zip(script.parts, script.ways(), strict=True):
+        why = f": {way['reason']}" if way.get("reason") else ""
+        screen.say(f"  {part.revision}  {way['way']}{why}")
         for item in part.items if with_sql else ():
             for number, line in enumerate(f"{item.text};".splitlines()):
                 alone = "  -- outside a transaction" if item.alone and number == 0 else ""

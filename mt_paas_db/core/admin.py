@@ -30,15 +30,23 @@ ROLE_EXISTS = frozenset({"42710", "23505"})
 """SQLSTATEs of CREATE ROLE for a name in use: seen, or lost in a race for the unique index."""
 
 
+Named = tuple[str, dict[str, str]]
+"""A statement of ``sql/roles.sql``: its name and its parts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Oneself:
-    """Who the admin DSN logs in as, and where. `version` is ``server_version_num``."""
+    """Who the admin DSN logs in as, and where.
+
+    `version` is ``server_version_num``, `catalog_owner` whose catalog the database holds, None where it holds none.
+    """
 
     name: str
     rolsuper: bool
     rolcreaterole: bool
     database: str
     version: int
+    catalog_owner: str | None
 
 
 class AdminTransaction:
@@ -49,17 +57,34 @@ class AdminTransaction:
         self.roles = roles
         self.cluster = cluster
         self.installation: Installation | None = None  # whose catalog this is, once somebody has asked
-        self.oneself = Oneself(**connection.execute(query("roles", "oneself")).mappings().one())
+
+    @cached_property
+    def oneself(self) -> Oneself:
+        """Asked once on each connection."""
+        known = self.connection.info.get(Oneself)
+        if known is None:
+            known = Oneself(**self.connection.execute(query("roles", "oneself")).mappings().one())
+            self.connection.info[Oneself] = known
+        return known
 
     def run(self, name: str, /, **parts: str | Composable) -> None:
         """Execute a statement of ``sql/roles.sql``."""
         # Without parameters, so that a percent sign in a name is a percent sign.
         self.connection.exec_driver_sql(ddl("roles", name, **parts), execution_options={"no_parameters": True})
 
-    def run_all(self, *statements: tuple[str, dict[str, str]]) -> None:
-        """Execute several statements of ``sql/roles.sql`` as one message: each is a name and its parts."""
-        text = ";\n".join(ddl("roles", name, **parts) for name, parts in statements)
-        self.connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+    def run_all(self, *statements: Named | str) -> None:
+        """Execute several statements as one message: text, or the name and the parts of one of ``sql/roles.sql``."""
+        written = [text if isinstance(text, str) else ddl("roles", text[0], **text[1]) for text in statements]
+        # The separator is on a line of its own, as a statement may end in a comment.
+        self.connection.exec_driver_sql("\n;\n".join(written), execution_options={"no_parameters": True})
+
+    def run_as_oneself(self, *statements: Named) -> None:
+        """Execute several statements as one message as the admin, who alone may grant roles. Acts as the owner."""
+        self.run_all(*self.by_oneself(*statements))
+
+    def by_oneself(self, *statements: Named) -> list[Named]:
+        """Return what acts as the admin for `statements`, and as the owner after them."""
+        return [("act_as_oneself", {}), *statements, ("act_as", {"role": self.roles.owner})]
 
     def ask(self, name: str, /, **values: Any) -> Any:
         """Return the single value that a query of ``sql/roles.sql`` yields, or None."""
@@ -69,20 +94,24 @@ class AdminTransaction:
         """Return all rows that a query of ``sql/roles.sql`` yields."""
         return list(self.connection.execute(query("roles", name), values))
 
-    @contextmanager
-    def as_owner(self) -> Iterator[Connection]:
-        """Act as the owner role for the block. An error leaves the role to the rollback that follows it.
+    def act_as_owner(self, *first: Named) -> None:
+        """Execute what comes `first`, and act as the owner role from then on, at most until the transaction ends.
 
         Raises `CatalogMissingError` where there is no such role: nobody has run `init`.
         """
         try:
-            self.run("act_as", role=self.roles.owner)
+            self.run_all(*first, ("act_as", {"role": self.roles.owner}))
         except DBAPIError as error:
             if sqlstate_of(error) != "22023":
                 raise
             raise CatalogMissingError(
                 self.cluster, f"this server has no installation {self.roles.installation!r}"
             ) from error
+
+    @contextmanager
+    def as_owner(self) -> Iterator[Connection]:
+        """Act as the owner role for the block, as by `act_as_owner`. An error leaves the role to the rollback."""
+        self.act_as_owner()
         yield self.connection
         self.run("act_as_oneself")
 
@@ -140,22 +169,25 @@ class Admin:
             kept.dispose()
 
     @contextmanager
-    def transaction(self) -> Iterator[AdminTransaction]:
+    def transaction(self, *, as_owner: bool = False) -> Iterator[AdminTransaction]:
         """Open a transaction; it commits when the block ends, and is rolled back whole after an error.
 
         Raises:
+            CatalogMissingError: `as_owner`, and there is no owner role.
             ServerUnavailableError: No connection.
             MissingRightsError: The server refused a statement for want of a right (42501).
             LockedError: A lock was not to be had within 30 s (55P03).
         """
         with self._explained(), self._engine.begin() as connection:
             transaction = AdminTransaction(connection, self.roles, self.cluster)
-            transaction.run_all(("admin_path", {}), ("admin_patience", {}))
-            if transaction.oneself.version < MINIMUM_VERSION * 10_000:
+            version = transaction.oneself.version
+            if version < MINIMUM_VERSION * 10_000:
                 raise MissingRightsError(
                     self.cluster,
-                    f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this is {transaction.oneself.version // 10_000}",
+                    f"PostgreSQL {MINIMUM_VERSION} or newer is needed, this is {version // 10_000}",
                 )
+            begin = transaction.act_as_owner if as_owner else transaction.run_all
+            begin(("admin_path", {}), ("admin_patience", {}))
             yield transaction
 
     @contextmanager

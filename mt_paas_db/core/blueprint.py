@@ -37,6 +37,11 @@ class Blueprint:
         """The revisions, if the service has any. Raises `ConfigurationError` where they cannot be found."""
         return None if self._script_location is None else Scripts(self._script_location)
 
+    @cached_property
+    def closure(self) -> list[str]:
+        """All revisions that a new tenant has."""
+        return [] if self.scripts is None else sorted(self.scripts.closure(self.scripts.heads))
+
     @property
     def shares_by_revisions(self) -> bool:
         """Whether what all tenants share has a history of its own, and so is not made from the models."""

@@ -55,7 +55,7 @@ class Changes:
     @contextmanager
     def as_owner(self) -> Iterator[AdminTransaction]:
         """Open a transaction as the owner of this installation. Raises `ConfigurationError` for another's catalog."""
-        with self.admin.transaction() as step, step.as_owner():
+        with self.admin.transaction(as_owner=True) as step:
             self.installation(step)
             yield step
 
@@ -75,11 +75,10 @@ class Changes:
         except (TenancyError, DBAPIError) as error:
             with (
                 suppress(TenancyError, DBAPIError),  # the error at hand is the one to report
-                self.admin.transaction() as step,
-                step.as_owner() as connection,
+                self.admin.transaction(as_owner=True) as step,
             ):
                 registry.record(
-                    connection,
+                    step.connection,
                     action=action,
                     tenant_id=name,
                     generation=None,
@@ -114,7 +113,7 @@ class Changes:
         """Return this installation. Raises `ConfigurationError` where the catalog is another's."""
         if step.installation is not None:
             return step.installation
-        holder = step.ask("schema_owner", schema="mt_paas")
+        holder = step.oneself.catalog_owner
         if holder not in (None, step.roles.owner):
             raise ConfigurationError(
                 f"database {step.oneself.database!r} of cluster {self.admin.cluster!r} holds the catalog of another "

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.queries import ddl
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import CATALOG_VERSION, Installation
@@ -49,18 +50,24 @@ def initialize(
         _make_reference(step, admin.cluster)
         with step.as_owner() as connection:
             found = catalog_version(connection)
-            if found is not None:
+            if found is not None and found > CATALOG_VERSION:  # any older one is upgraded
                 registry.check_version(found, cluster=admin.cluster)
             if found is None or found < CATALOG_VERSION:
                 upgrade_catalog(connection)  # a newer one is left as it is: another process is ahead of us
             step.run("control_usage", login=step.roles.login)
             step.run("control_resolve", login=step.roles.login)
+            _answer_policies(step)
             _record_installation(step, settings)
             for schema in settings.shared_schemas:
                 _share(step, schema, admin.cluster)
             if models is not None:
                 models.create_shared(connection)
             return registry.installation(connection, cluster=admin.cluster)
+
+
+def _answer_policies(step: AdminTransaction) -> None:
+    """Let tenants' roles ask which tenant they are, which policies and defaults do for them."""
+    step.connection.exec_driver_sql(ddl("policies", "tenants_may_ask", group=step.roles.group))
 
 
 def _claim(step: AdminTransaction, cluster: str, name: str) -> bool:

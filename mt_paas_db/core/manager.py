@@ -61,7 +61,9 @@ class TenantManager:
         if models is None and self.settings.models is not None:
             models = load_models(self.settings.models)
         self._models = (
-            Models(metadata_of(models), shared_schemas=self.settings.shared_schemas) if models is not None else None
+            Models(metadata_of(models), shared_schemas=self.settings.shared_schemas, guards=self.settings.guards)
+            if models is not None
+            else None
         )
         self._script_location = script_location or self.settings.script_location
         self._admin = Admin(self.settings, self._credentials)

@@ -22,6 +22,8 @@ from sqlalchemy.exc import DBAPIError, NoReferenceError, SQLAlchemyError
 from sqlalchemy.types import SchemaType, TypeDecorator
 
 from mt_paas_db.errors import ConfigurationError
+from mt_paas_db.policies.review import tell
+from mt_paas_db.policies.statements import clause, protect, sharing
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]  # says what a type is on this server
 
@@ -53,14 +55,20 @@ def metadata_of(models: Any) -> MetaData:
 
 
 class Models:
-    """The DDL of one service's models. `shared_schemas` come from the settings.
+    """The DDL of one service's models. `shared_schemas` and `guards` come from the settings.
+
+    What the models leave unsaid, and what their keys give away, is logged once; where it must be `strict`, refused.
 
     Raises `ConfigurationError` where the models cannot be told apart into what is shared and what is not. The
     models are looked at once more when DDL is made of them: modules imported meanwhile may have added some.
     """
 
-    def __init__(self, metadata: MetaData, *, shared_schemas: tuple[str, ...]) -> None:
+    def __init__(
+        self, metadata: MetaData, *, shared_schemas: tuple[str, ...], guards: bool = False, strict: bool = False
+    ) -> None:
         self._metadata = metadata
+        self._guards = guards
+        self._strict = strict
         self._shared_schemas = frozenset(shared_schemas)
         self._tenant_ddl: WeakKeyDictionary[Dialect, str] = WeakKeyDictionary()
         self._check()
@@ -72,6 +80,7 @@ class Models:
         for table in tables:
             if table.schema:
                 self._check_shared(table)
+        tell(self._metadata, strict=self._strict)
 
     def _check_declared(self, schemas: set[str | None]) -> None:
         strays = sorted({schema for schema in schemas if schema} - self._shared_schemas)
@@ -131,10 +140,14 @@ class Models:
         with _faults_named():
             own = self._tables(shared=False)
             self._metadata.create_all(MockConnection(dialect, collect), tables=own, checkfirst=False)
+        if self._guards:
+            statements += [str(clause(protect(table.name)).compile(dialect=dialect)) for table in own]
         return statements
 
     def create_shared(self, connection: Connection) -> None:
         """Create the shared types and tables that do not exist yet, in the caller's transaction.
+
+        Those that are declared, old and new, get the policies and grants that they are declared to have.
 
         Raises `ConfigurationError` where the models cannot be made into DDL.
         """
@@ -143,6 +156,8 @@ class Models:
             for part in self._shared_parts():
                 part.create(connection, checkfirst=True)
             self._shared_copy().create_all(connection, checkfirst=True)
+        for statement in filter(None, map(sharing, self._tables(shared=True))):
+            connection.execute(clause(statement))
 
     def _shared_copy(self) -> MetaData:
         """Return the shared tables alone, because create_all makes every type of its MetaData, also the tenants'."""

@@ -30,15 +30,15 @@ from mt_paas_db.catalog.identifiers import (
     tenant_sql_name,
 )
 from mt_paas_db.catalog.registry import sqlstate_of
-from mt_paas_db.catalog.values import Installation, NameKind, Tenant, TenantState
-from mt_paas_db.core.admin import ROLE_EXISTS, AdminTransaction
+from mt_paas_db.catalog.values import NameKind, Tenant, TenantState
+from mt_paas_db.core.admin import ROLE_EXISTS, AdminTransaction, Named
 from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.install import DEFAULT_CELL
 from mt_paas_db.core.removal import empty_schema
 from mt_paas_db.core.seed import Seed, plant
-from mt_paas_db.core.standing import enter
-from mt_paas_db.core.tenant_schema import make_schema
+from mt_paas_db.core.standing import admit, enter, join_group
+from mt_paas_db.core.tenant_schema import made_schema, make_schema
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
 from mt_paas_db.migrate import message
 from mt_paas_db.migrate.message import Target
@@ -144,9 +144,11 @@ class Provisioner:
         with self._turn(), self._changes.as_owner() as step:
             if left := self._found(step, order):
                 raise _UnfinishedError(left)
-            tenant = self._make_empty(step, order)
+            tenant = self._make_empty(step, order, TenantState.ACTIVE)
             self._build(step, tenant)
-            return self._finish(step, tenant, order)
+            admit(step, tenant)
+            self._finish(step, tenant, order)
+            return tenant
 
     def _turn(self) -> AbstractContextManager[Any]:
         """Wait for the turn to run revisions in this process, before any transaction is open.
@@ -165,7 +167,8 @@ class Provisioner:
 
     def _begin(self, order: _Order) -> Tenant:
         with self._changes.as_owner() as step:
-            tenant = self._make_empty(step, order)
+            tenant = self._make_empty(step, order, TenantState.PROVISIONING)
+            join_group(step, tenant)
             self._changes.record(step, "create", tenant, order.actor, outcome="started")
             return tenant
 
@@ -179,7 +182,7 @@ class Provisioner:
             else:
                 with self._changes.admin.owner_connection(tenant.placement.schema_name) as connection:
                     self._migrate(connection, tenant, in_steps=True)
-                self._hide_version_table(step, tenant)
+                step.run_all(_hidden_version_table(tenant))
             if order.display_name is not None:
                 registry.run(
                     step.connection,
@@ -187,7 +190,12 @@ class Provisioner:
                     generation=tenant.generation,
                     display_name=order.display_name,
                 )
-            return self._finish(step, tenant, order)
+            for alias in order.aliases:
+                if alias not in tenant.aliases:
+                    registry.claim(step.connection, alias, tenant.generation, NameKind.ALIAS)
+            enter(step, tenant, TenantState.ACTIVE)
+            self._finish(step, tenant, order)
+            return registry.get(step.connection, TenantName(order.tenant_id))
 
     def _hold(self, step: AdminTransaction, tenant: Tenant) -> None:
         try:
@@ -213,45 +221,43 @@ class Provisioner:
 
     # -- the steps, all as the owner
 
-    def _make_empty(self, step: AdminTransaction, order: _Order) -> Tenant:
+    def _make_empty(self, step: AdminTransaction, order: _Order, state: TenantState) -> Tenant:
         """Make the role, the schema and the row of a tenant, without tables."""
         connection = step.connection
-        installation = self._changes.installation(step)
-        with step.as_oneself():
-            generation, name = self._make_role(step, installation, order.tenant_id)
+        generation, name = self._make_role_and_schema(step, order.tenant_id)
         try:
-            registry.insert_tenant(
+            tenant = registry.insert_tenant(
                 connection,
                 tenant_id=order.tenant_id,
                 generation=generation,
                 display_name=order.tenant_id if order.display_name is None else order.display_name,
+                state=state,
                 cell=DEFAULT_CELL,
                 sql_name=name,
             )
         except IntegrityError as error:
             raise TenantExistsError(order.tenant_id) from error
-        registry.claim(connection, order.tenant_id, generation, NameKind.ID)
         for alias in order.aliases:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
-        make_schema(step, schema=name, role=name)
-        return registry.get(connection, TenantName(order.tenant_id))
+        return registry.get(connection, TenantName(order.tenant_id)) if order.aliases else tenant
 
-    def _make_role(
-        self, step: AdminTransaction, installation: Installation, tenant_id: TenantId
-    ) -> tuple[int, SqlName]:
-        roles = step.roles
+    def _make_role_and_schema(self, step: AdminTransaction, tenant_id: TenantId) -> tuple[int, SqlName]:
+        installation = self._changes.installation(step)
         for _ in range(_NAME_ATTEMPTS):
-            with step.as_owner() as connection:
-                generation = registry.next_generation(connection)
-            name = tenant_sql_name(roles.installation, tenant_id, generation, opaque=installation.opaque_names)
+            generation = registry.next_generation(step.connection)
+            name = tenant_sql_name(step.roles.installation, tenant_id, generation, opaque=installation.opaque_names)
             try:
-                with step.connection.begin_nested():
-                    step.run("create_tenant_role", role=name)
+                step.run_all(
+                    ("before_role", {}),
+                    *step.by_oneself(("create_tenant_role", {"role": name})),
+                    *made_schema(step, schema=name, role=name),
+                    ("with_role", {}),
+                )
             except DBAPIError as error:
                 if sqlstate_of(error) not in ROLE_EXISTS:  # another installation's role of this name
                     raise
+                step.run("without_role")
                 continue
-            step.run("group_joins", group=roles.group, role=name)
             return generation, name
         raise ProvisioningError(
             tenant_id, f"{_NAME_ATTEMPTS} role names in a row were taken on this server, the last {name!r}"
@@ -259,24 +265,23 @@ class Provisioner:
 
     def _build(self, step: AdminTransaction, tenant: Tenant) -> None:
         """Make the tables, in the step's transaction. Raises `LeavesTransactionError` where that cannot be."""
-        schema = tenant.placement.schema_name
-        step.run("tenant_path", schema=schema)
+        into_schema = ("tenant_path", {"schema": tenant.placement.schema_name})
         if self._compiled is not None:
             self._send(step, tenant, self._compiled)
         elif self._blueprint.scripts is not None:
+            step.run_all(into_schema)
             self._migrate(step.connection, tenant, in_steps=False)
-            self._hide_version_table(step, tenant)
+            step.run_all(_hidden_version_table(tenant), _OUT_OF_SCHEMA)
         elif self._blueprint.models is not None:
-            statements = self._blueprint.models.tenant_ddl(step.connection.dialect)
-            if statements:
-                try:
-                    step.connection.exec_driver_sql(statements)
-                except DBAPIError as error:
-                    raise ProvisioningError(
-                        tenant.tenant_id,
-                        f"the models' DDL failed, nothing was created: {str(error.orig).strip().splitlines()[0]}",
-                    ) from error
-        step.run("admin_path")
+            # The driver would halve the percent signs that are doubled for it; in one message with others it does not.
+            statements = self._blueprint.models.tenant_ddl(step.connection.dialect).replace("%%", "%")
+            try:
+                step.run_all(into_schema, statements, _OUT_OF_SCHEMA)
+            except DBAPIError as error:
+                raise ProvisioningError(
+                    tenant.tenant_id,
+                    f"the models' DDL failed, nothing was created: {str(error.orig).strip().splitlines()[0]}",
+                ) from error
 
     def _send(self, step: AdminTransaction, tenant: Tenant, head: Script) -> None:
         """Send all revisions as one message, and what makes the version table say so."""
@@ -289,14 +294,15 @@ class Provisioner:
             placement.schema_name,
             placement.role_name,
         )
-        statements = [
-            message.version_table(target),
-            *head.statements(),
-            *(statement.text for statement in message.version(target, (), head.end)),
-        ]
         try:
-            # The separator is on a line of its own, as a statement may end in a comment.
-            step.connection.exec_driver_sql("\n;\n".join(statements), execution_options={"no_parameters": True})
+            step.run_all(
+                ("tenant_path", {"schema": placement.schema_name}),
+                message.version_table(target),
+                *head.statements(),
+                *(statement.text for statement in message.version(target, (), head.end)),
+                _hidden_version_table(tenant),
+                _OUT_OF_SCHEMA,
+            )
         except DBAPIError as error:
             assert self._blueprint.scripts is not None
             raise ProvisioningError(
@@ -304,7 +310,6 @@ class Provisioner:
                 f"a revision of {self._blueprint.scripts.location!r} failed, nothing was created: "
                 f"{type(error.orig).__name__}: {str(error.orig).strip().splitlines()[0]}",
             ) from error
-        self._hide_version_table(step, tenant)
 
     def _migrate(self, connection: Connection, tenant: Tenant, *, in_steps: bool) -> None:
         scripts = self._blueprint.scripts
@@ -328,25 +333,23 @@ class Provisioner:
                 f"a revision of {scripts.location!r} failed, {outcome}: {type(error).__name__}: {what[0]}",
             ) from error
 
-    @staticmethod
-    def _hide_version_table(step: AdminTransaction, tenant: Tenant) -> None:
-        step.run("hide_version_table", schema=tenant.placement.schema_name, role=tenant.placement.role_name)
-
-    def _finish(self, step: AdminTransaction, tenant: Tenant, order: _Order) -> Tenant:
-        """Plant the seed and open the tenant."""
-        for alias in order.aliases:
-            if alias not in tenant.aliases:
-                registry.claim(step.connection, alias, tenant.generation, NameKind.ALIAS)
+    def _finish(self, step: AdminTransaction, tenant: Tenant, order: _Order) -> None:
+        """Plant the seed, and record what was done."""
         if order.seed is not None:
             plant(step, tenant, self._changes.installation(step), order.seed)
-        enter(step, tenant, TenantState.ACTIVE)
         self._changes.record(step, "create", tenant, order.actor)
         if (scripts := self._blueprint.scripts) is not None:
             registry.record_revisions(
                 step.connection,
                 tenant.generation,
                 scripts.heads,
-                sorted(scripts.closure(scripts.heads)),
+                self._blueprint.closure,
                 catalog_version=self._changes.installation(step).catalog_version,
             )
-        return registry.get(step.connection, TenantName(order.tenant_id))
+
+
+_OUT_OF_SCHEMA: Named = ("admin_path", {})
+
+
+def _hidden_version_table(tenant: Tenant) -> Named:
+    return ("hide_version_table", {"schema": tenant.placement.schema_name, "role": tenant.placement.role_name})

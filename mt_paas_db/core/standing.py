@@ -12,9 +12,8 @@ from typing import Any
 from psycopg import sql
 
 from mt_paas_db.catalog import registry
-from mt_paas_db.catalog.identifiers import SqlName
 from mt_paas_db.catalog.values import Tenant, TenantState
-from mt_paas_db.core.admin import AdminTransaction
+from mt_paas_db.core.admin import AdminTransaction, Named
 from mt_paas_db.errors import MissingRightsError
 
 _IN_ONE_STATEMENT = 500
@@ -38,17 +37,35 @@ def enter(step: AdminTransaction, tenant: Tenant, state: TenantState, *, reason:
         _withhold_writes(step, tenant)
     elif state is TenantState.ACTIVE:
         _give_writes_back(step, tenant)
-    with step.as_oneself():
-        if state.serves:
-            join(step, SqlName(tenant.placement.role_name))
-        else:
+    if state.serves:
+        join(step, tenant)
+    else:
+        with step.as_oneself():
             _leave(step, tenant)
 
 
-def join(step: AdminTransaction, role: SqlName) -> None:
-    """Let the login take `role`. Acts as the admin."""
-    statement = "login_joins" if step.oneself.version >= 160_000 else "login_joins_15"
-    step.run(statement, role=role, login=step.roles.login)
+def join(step: AdminTransaction, tenant: Tenant) -> None:
+    """Let the login take a tenant's role. Acts as the owner, and ends so."""
+    step.run_as_oneself(_login_joins(step, tenant))
+
+
+def admit(step: AdminTransaction, tenant: Tenant) -> None:
+    """Let a new tenant's role use what is shared, and the login take that role. Acts as the owner, and ends so."""
+    step.run_as_oneself(_joins_group(step, tenant), _login_joins(step, tenant))
+
+
+def join_group(step: AdminTransaction, tenant: Tenant) -> None:
+    """Let a new tenant's role use what is shared, and nobody take it yet. Acts as the owner, and ends so."""
+    step.run_as_oneself(_joins_group(step, tenant))
+
+
+def _joins_group(step: AdminTransaction, tenant: Tenant) -> Named:
+    return ("group_joins", {"group": step.roles.group, "role": tenant.placement.role_name})
+
+
+def _login_joins(step: AdminTransaction, tenant: Tenant) -> Named:
+    name = "login_joins" if step.oneself.version >= 160_000 else "login_joins_15"
+    return (name, {"role": tenant.placement.role_name, "login": step.roles.login})
 
 
 def _leave(step: AdminTransaction, tenant: Tenant) -> None:

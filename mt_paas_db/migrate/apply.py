@@ -78,6 +78,13 @@ def look(connection: psycopg.Connection[Any], target: Target) -> Whereabouts:
     return Whereabouts(heads, Mark.parse(comment), has_schema)
 
 
+def marks(connection: psycopg.Connection[Any], targets: Sequence[Target]) -> dict[int, Mark]:
+    """Return the marks that interrupted revisions have left on `targets`, by generation: one query."""
+    rows = connection.execute(message.comments(targets).encode())
+    found = {generation: Mark.parse(comment) for generation, comment in rows}
+    return {generation: mark for generation, mark in found.items() if mark is not None}
+
+
 class Application:
     """The carrying out of scripts on one connection, which is in autocommit and acts as the owner."""
 
@@ -212,6 +219,8 @@ class Application:
             connection.execute("ROLLBACK")
         if failed.label == "lock" and error.sqlstate == DIVISION_BY_ZERO:
             raise BusyError
+        if failed.label == "record" and error.sqlstate == DIVISION_BY_ZERO:
+            raise MovedError  # to or from read-only
         if failed.label in ("guard", "swap") and error.sqlstate in (DIVISION_BY_ZERO, "42P01", "3F000"):
             raise MovedError
         raise StatementError(failed.label, failed.text, error)

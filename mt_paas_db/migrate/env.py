@@ -27,8 +27,10 @@ from mt_paas_db.migrate.fleet import Fleet
 from mt_paas_db.migrate.message import identifier
 from mt_paas_db.migrate.offline import as_script
 from mt_paas_db.migrate.plan import Selection
+from mt_paas_db.migrate.policies import OPTION, Compared
 from mt_paas_db.migrate.report import Options, Report, Standing
 from mt_paas_db.migrate.scripts import Scripts
+from mt_paas_db.policies.review import tell
 
 _log = logging.getLogger("alembic.mt_paas_db")  # below Alembic's own, which alembic.ini shows
 _TOLD_EVERY_S = 5.0
@@ -51,6 +53,7 @@ def run_env(
     settings: Settings | None = None,
     credentials: CredentialProvider | None = None,
     transaction_per_migration: bool = False,
+    strict: bool = False,
     **configure: Any,
 ) -> None:
     """Do what the running Alembic command asks, for the fleet. Call it once, in ``env.py``.
@@ -60,6 +63,8 @@ def run_env(
         settings: Where the servers are; read from ``MT_PAAS_DB_*`` in the environment where left out.
         credentials: Turns a cluster's entry into a DSN; answers from `settings` where left out.
         transaction_per_migration: Give each revision a transaction of its own.
+        strict: Refuse models whose tables do not say what they are, or whose keys give away other tenants' rows
+            (`mt_paas_db.policies`); else they are logged.
         configure: What else Alembic's ``context.configure`` takes, for autogenerate: ``compare_type``,
             ``include_object``, ``render_item`` ...
 
@@ -69,7 +74,10 @@ def run_env(
     if environment is None:
         raise ConfigurationError("run_env is for env.py, which Alembic runs: start `alembic`, or `mt-paas-db migrate`")
     try:
-        command = _Command(environment, _metadata(target_metadata), configure)
+        metadata = _metadata(target_metadata)
+        for each in metadata if isinstance(metadata, list) else [metadata]:
+            tell(each, strict=strict)
+        command = _Command(environment, metadata, configure)
         command.open(settings or load_settings(), credentials, per_revision=transaction_per_migration)
         command.run()
     except TenancyError as error:
@@ -204,6 +212,7 @@ class _Command:
                     "include_name": only_ours(ground.shared_schemas, self._configure.get("include_name")),
                     "process_revision_directives": shared.sort,
                     "version_table": ground.scripts.version_table,
+                    OPTION: Compared(guards=self._fleet.settings.guards),
                 },
             )
             self._environment.run_migrations()

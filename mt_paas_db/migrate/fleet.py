@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from mt_paas_db.catalog.credentials import CredentialProvider
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import UnknownRunError, UnknownTenantError
+from mt_paas_db.errors import RevisionError, UnknownRunError, UnknownTenantError
 from mt_paas_db.migrate import ledger
 from mt_paas_db.migrate.direct import Direct
 from mt_paas_db.migrate.ground import Ground, opened
 from mt_paas_db.migrate.ledger import Position, Run
+from mt_paas_db.migrate.message import SHARED
 from mt_paas_db.migrate.plan import Plan, Selection
 from mt_paas_db.migrate.report import Listener, Options, Report, unheard
 from mt_paas_db.migrate.run import FleetRun
-from mt_paas_db.migrate.script import Action
+from mt_paas_db.migrate.script import Action, Heads, depends_on_place, words
 from mt_paas_db.migrate.scripts import Scripts
 from mt_paas_db.migrate.status import Status
 from mt_paas_db.migrate.verify import Verified, verify
+
+
+class How(TypedDict, total=False):
+    """How a run goes about it: for which tenants, with which options, and who is told how far it is."""
+
+    selection: Selection | None
+    options: Options | None
+    listener: Listener
+
+
+class _Left(NamedTuple):
+    """A tenant that a run did not bring to its end, and where it stood before."""
+
+    generation: int
+    tenant_id: str
+    heads: Heads
 
 
 class Fleet:
@@ -105,50 +123,29 @@ class Fleet:
 
     # -- what changes the fleet
 
-    def upgrade(
-        self,
-        target: str = "head",
-        *,
-        selection: Selection | None = None,
-        options: Options | None = None,
-        listener: Listener = unheard,
-    ) -> Report:
+    def upgrade(self, target: str = "head", **how: Unpack[How]) -> Report:
         """Bring tenants up to `target`: what they share first, then the reference, then wave after wave.
 
-        Each tenant is one transaction, or the steps that its revisions declare. A run that was stopped or killed is
-        gone on with by `resume`, or by another `upgrade`.
+        `how` are `selection`, `options` and `listener`. Each tenant is one transaction, or the steps that its revisions
+        declare. A run that was stopped or killed is gone on with by `resume`, or by another `upgrade`.
 
         Raises:
             MigrationRefusedError: The plan destroys data, which was not allowed, or reaches out of tenants' schemas.
             UnknownTenantError: A selected tenant is not there.
         """
-        return self._run("upgrade", target, selection, options, listener)
+        return self._run("upgrade", target, **how)
 
-    def downgrade(
-        self,
-        target: str,
-        *,
-        selection: Selection | None = None,
-        options: Options | None = None,
-        listener: Listener = unheard,
-    ) -> Report:
+    def downgrade(self, target: str, **how: Unpack[How]) -> Report:
         """Take tenants back to `target`; the reference goes along where all tenants do. Raises as `upgrade`."""
-        return self._run("downgrade", target, selection, options, listener)
+        return self._run("downgrade", target, **how)
 
-    def stamp(
-        self,
-        target: str,
-        *,
-        selection: Selection | None = None,
-        options: Options | None = None,
-        listener: Listener = unheard,
-    ) -> Report:
+    def stamp(self, target: str, **how: Unpack[How]) -> Report:
         """Write into tenants' version tables that they are at `target`, and run nothing there.
 
         A mark of an interrupted revision is taken away. Where all tenants are stamped, the reference is upgraded: it
         has to have the tables that they have already. Raises as `upgrade`.
         """
-        return self._run("stamp", target, selection, options, listener)
+        return self._run("stamp", target, **how)
 
     def resume(
         self,
@@ -161,7 +158,8 @@ class Fleet:
         """Go on with a run that did not come to its end, the last one where left out, to where it was going.
 
         It goes about it as it did, but for those fields of `Options` that are `changed`; or by `options` altogether.
-        Raises `UnknownRunError` where there is none, or it succeeded; and as `upgrade`.
+        A relative target is reckoned from where each tenant was then. Raises `UnknownRunError` where there is none, or
+        it succeeded; and as `upgrade`.
         """
         with self.ground() as ground:
             run = _one_run(ground, run_id)
@@ -169,36 +167,30 @@ class Fleet:
                 said = "is running" if run.state == "running" else "succeeded: there is nothing to resume"
                 raise UnknownRunError(run.run_id, f"run {run.run_id} {said}")
             left = [
-                outcome["generation"]
+                _Left(outcome["generation"], outcome["tenant_id"], tuple(outcome["from_heads"]))
                 for outcome in ledger.outcomes(ground.connection, run.run_id)
                 if outcome["state"] in ("failed", "not_attempted")
             ]
+            target = _resumed_target(ground, run, left)
         selection = Selection(
             canary=tuple(run.options.get("canary", ())),
             wave_size=run.options.get("wave_size"),
             shared_only=bool(run.options.get("shared_only")),
-            generations=frozenset(left),
+            generations=frozenset(one.generation for one in left),
         )
         kept = {name: value for name, value in run.options.items() if name in Options.__dataclass_fields__}
         options = options or Options(**{**kept, **changed})
-        return self._run(run.action, run.target, selection, options, listener, resumes=run.run_id)
+        how = How(selection=selection, options=options, listener=listener)
+        return self._run(run.action, target, resumes=run.run_id, **how)
 
     def _selection(self) -> Selection:
         return Selection(canary=tuple(self.settings.canary))
 
-    def _run(
-        self,
-        action: Any,
-        target: str,
-        selection: Selection | None,
-        options: Options | None,
-        listener: Listener,
-        *,
-        resumes: int | None = None,
-    ) -> Report:
-        selection, options = selection or self._selection(), options or Options()
+    def _run(self, action: Any, target: str, *, resumes: int | None = None, **how: Unpack[How]) -> Report:
+        selection, options = how.get("selection") or self._selection(), how.get("options") or Options()
         with self.ground() as ground:
-            return FleetRun(ground, selection, options, listener).run(action, target, resumes=resumes)
+            run = FleetRun(ground, selection, options, how.get("listener", unheard))
+            return run.run(action, target, resumes=resumes)
 
 
 def _known(known: dict[str, Position], tenant_id: str) -> Position:
@@ -212,3 +204,32 @@ def _one_run(ground: Ground, run_id: int | None) -> Run:
     if not found:
         raise UnknownRunError(run_id)
     return found[0]
+
+
+def _resumed_target(ground: Ground, run: Run, left: list[_Left]) -> str:
+    """Return where a run goes on to: no tenant that came a part of the way is led further than it was to go.
+
+    Raises `RevisionError` where tenants were to go to several places, and some have come a part of the way.
+    """
+    if not depends_on_place(run.target):
+        return run.target
+    action: Any = run.action
+    shared_only = bool(run.options.get("shared_only"))
+    compiler = ground.shared_compiler if shared_only and ground.shared_compiler else ground.compiler
+    left = [one for one in left if shared_only or one.generation != SHARED]  # which else goes to its heads
+    goals: dict[str, list[str]] = {}
+    for one in left:
+        with suppress(RevisionError):  # it was blocked then, and is again
+            end = compiler.scripts.route(action, one.heads, run.target).end
+            goals.setdefault(words(action, end), []).append(one.tenant_id)
+    if len(goals) == 1:
+        return next(iter(goals))
+    stand = {position.target.generation: position.heads or () for position in ground.positions()}
+    stand |= {t.generation: ground.where(t).heads or () for t in (ground.reference, ground.shared) if t is not None}
+    if all(stand.get(one.generation, one.heads) == one.heads for one in left):
+        return run.target
+    shown = "; ".join(f"{', '.join(ids[:5])}{' ...' if len(ids) > 5 else ''} to {goal}" for goal, ids in goals.items())
+    raise RevisionError(
+        f"run {run.run_id} went to {run.target!r}, which is not the same place for all, and some tenants have come a "
+        f"part of the way; {run.action} each to where it was to go ({shown}), one place after the other"
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,13 @@ import psycopg
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import CatalogMissingError, CatalogVersionError, ConfigurationError, RevisionError
 from mt_paas_db.migrate import ledger
-from mt_paas_db.migrate.apply import Whereabouts, look
+from mt_paas_db.migrate.apply import Whereabouts, look, marks
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.direct import Direct
 from mt_paas_db.migrate.ledger import Position
 from mt_paas_db.migrate.message import REFERENCE, SHARED, Target
-from mt_paas_db.migrate.plan import Plan, Selection, Warned, lint_warnings, make_plan
-from mt_paas_db.migrate.script import Action, Heads, Script
+from mt_paas_db.migrate.plan import Plan, Selection, Warned, interrupted, lint_warnings, make_plan, not_known
+from mt_paas_db.migrate.script import Action, Heads, Mark, Script
 from mt_paas_db.migrate.scripts import Scripts
 from mt_paas_db.migrate.squawk import lint
 
@@ -104,31 +104,61 @@ class Ground:
             self.positions(),
             first=list(self._first(action, destination, selection)),
             compile_from=lambda heads: self.script_from(action, heads, destination),
+            marks_of=self._marks,
             selection=selection,
             shared_schemas=self.shared_schemas,
         )
-        warnings = [*self._project_warnings(), *(self._lint(plan) if with_lint else ())]
+        warnings = [
+            *self._project_warnings(),
+            *not_known(plan.all_scripts()),
+            *(self._lint(plan) if with_lint else ()),
+        ]
         return replace(plan, warnings=tuple(warnings))
+
+    def _marks(self, targets: Sequence[Target]) -> dict[int, Mark]:
+        """Return the marks of interrupted revisions. Only tenants that a run left behind can have one."""
+        left_behind = ledger.left_behind(self.connection)
+        entries: dict[str, list[Target]] = {}
+        for target in targets:
+            if target.generation in left_behind:
+                entries.setdefault(target.entry, []).append(target)
+        found: dict[int, Mark] = {}
+        for entry, there in entries.items():
+            with nullcontext(self.connection) if entry == self.home else self.direct.connect(entry) as connection:
+                found |= marks(connection, there)
+        return found
 
     def _first(self, action: Action, destination: str, selection: Selection) -> Iterator[tuple[Target, Script]]:
         wanted = selection.generations
         shared = self.shared if wanted is None or SHARED in wanted else None
         if shared is not None and self.shared_compiler is not None and (action == "upgrade" or selection.shared_only):
-            heads = self.where(shared).heads or ()
             towards = destination if selection.shared_only else "heads"
-            yield shared, self.shared_compiler.compile(action, heads, towards)
+            compile_ = self.shared_compiler.compile
+            yield shared, self._way_of(shared, lambda heads: compile_(action, heads, towards))
         if selection.shared_only or (wanted is not None and REFERENCE not in wanted):
             return
-        heads = self.where(self.reference).heads or ()
+        reference = self.reference
         whole = selection.whole or wanted is not None
         if action == "upgrade" or (action == "downgrade" and whole):
-            yield self.reference, self.script_from(action, heads, destination)
+            yield reference, self._way_of(reference, lambda heads: self.script_from(action, heads, destination))
         elif action == "stamp" and whole:
+            there = self.where(reference)
+            heads = there.heads or ()
             try:
                 # Tenants that are stamped have their tables already; the reference has to be given them.
-                yield self.reference, self.script_from("upgrade", heads, destination)
+                script = self.script_from("upgrade", heads, destination)
             except RevisionError:
                 return
+            interrupted_there = there.mark is not None and not script.parts
+            yield reference, self.script_from("stamp", heads, destination) if interrupted_there else script
+
+    def _way_of(self, target: Target, compile_from: Callable[[Heads], Script]) -> Script:
+        """Return the script from where a target really stands. Raises `RevisionError` where it is interrupted there."""
+        found = self.where(target)
+        script = compile_from(found.heads or ())
+        if found.mark is not None and not script.parts:
+            raise RevisionError(f"{target.tenant_id}: {interrupted(found.mark)}")
+        return script
 
     def _project_warnings(self) -> Iterator[Warned]:
         if not self.scripts.calls_us():

@@ -23,7 +23,7 @@ from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.message import Target, literal
 from mt_paas_db.migrate.script import Heads
-from mt_paas_db.migrate.structure import Structure
+from mt_paas_db.migrate.structure import WHOLE, Scope, Structure
 
 OutcomeState = Literal["not_attempted", "migrated", "unchanged", "failed"]
 RunState = Literal["running", "succeeded", "failed", "stopped", "interrupted", "lost"]
@@ -114,6 +114,17 @@ def is_deleted(connection: psycopg.Connection[Any], generation: int) -> bool:
     return row is not None and bool(row[0])
 
 
+def state_of(connection: psycopg.Connection[Any], generation: int) -> str | None:
+    """Return a tenant's state as it is now; None for one that is gone."""
+    row = _run(connection, "state_of", generation=generation).fetchone()
+    return str(row[0]) if row else None
+
+
+def left_behind(connection: psycopg.Connection[Any]) -> frozenset[int]:
+    """Return the tenants whose last run did not say that it had migrated them: they may be half way."""
+    return frozenset(generation for (generation,) in _run(connection, "left_behind"))
+
+
 # -- one run
 
 
@@ -200,7 +211,26 @@ def outcomes(connection: psycopg.Connection[Any], run_id: int, state: str | None
     yield from cursor.execute(_sql("outcomes").encode(), {"run_id": run_id, "state": state})
 
 
+def write_changes(connection: psycopg.Connection[Any], run_id: int, scope: Scope) -> None:
+    """Write down what of its structure a run changed, as seen on the reference."""
+    changed = {"relations": scope.relations, "besides": scope.besides}
+    _run(connection, "write_changes", run_id=run_id, changed=json.dumps(changed))
+
+
+def changes(connection: psycopg.Connection[Any], start: Heads, end: Heads) -> Scope | None:
+    """Return what the way between two places changed when the reference last went it; None where it did not."""
+    row = _run(connection, "changes", start=list(start), end=list(end)).fetchone()
+    return Scope(tuple(row[0]["relations"]), row[0]["besides"]) if row else None
+
+
 # -- what the tenants' own transactions do
+
+
+class Likeness(NamedTuple):
+    """What a structure is compared with: the fingerprint of what is in the scope."""
+
+    scope: Scope
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,33 +238,40 @@ class Expected:
     """What a migrated tenant's structure must be: the reference's, at `heads`.
 
     Attributes:
-        fingerprint: Tells whether a tenant is like it.
+        whole: What all of it must be like.
+        changes: What must be compared of a tenant that comes from these heads, where it is known what the way changes.
         objects: Tell what differs.
     """
 
     heads: Heads
-    fingerprint: str
+    whole: Likeness
+    changes: Mapping[Heads, Likeness]
     objects: Structure
 
+    def of_one_from(self, heads: Heads) -> Likeness:
+        """Return what a tenant that comes from these heads is compared with."""
+        return self.changes.get(heads, self.whole)
 
-def record(run_id: int, target: Target, heads: Heads, attempts: int, expected: Expected | None) -> list[str]:
+
+def record(run_id: int, target: Target, heads: Heads, attempts: int, likeness: Likeness | None) -> list[str]:
     """Return SQL that records a tenant as migrated, in the transaction that migrates it; `prepare` comes before.
 
-    With what is `expected` its structure is compared first, and a tenant that differs is recorded as failed. Of a
+    With a `likeness` its structure is compared first, and a tenant that differs is recorded as failed. Of a
     read-only tenant what was made is withheld, too. The last statement yields state, verified, seconds and message.
     """
     role = target.role or target.schema
-    wanted = expected.fingerprint if expected is not None else ""
-    values: tuple[Any, ...] = (run_id, target.generation, heads, attempts, target.schema, role, wanted)
-    execute = f"EXECUTE {_name(expected)}({', '.join(map(literal, values))})"
-    return [_withhold_again(target), execute] if target.state == TenantState.READ_ONLY else [execute]
+    scope, wanted = likeness or (WHOLE, None)
+    read_only = target.state == TenantState.READ_ONLY
+    values = (run_id, target.generation, heads, attempts, target.schema, role, wanted, scope.relations)
+    execute = f"EXECUTE {_name(likeness)}({', '.join(map(literal, values))}, {read_only})"
+    return [_withhold_again(target), execute] if read_only else [execute]
 
 
-def prepare(connection: psycopg.Connection[Any], prepared: set[str], expected: Expected | None) -> None:
+def prepare(connection: psycopg.Connection[Any], prepared: set[str], likeness: Likeness | None) -> None:
     """Prepare on a connection what `record` calls, unless it is in `prepared`."""
-    name = _name(expected)
+    name = _name(likeness)
     if name not in prepared:
-        connection.execute(_prepared(name, verified=expected is not None).encode())
+        connection.execute(_prepared(name, likeness.scope if likeness else None).encode())
         prepared.add(name)
 
 
@@ -244,13 +281,20 @@ def _withhold_again(target: Target) -> str:
     return ddl("migrate", "withhold_again", **{name: sql.Literal(value) for name, value in values.items()})
 
 
-def _name(expected: Expected | None) -> str:
-    return "mt_paas_db_record" if expected is None else "mt_paas_db_record_verified"
+def _name(likeness: Likeness | None) -> str:
+    if likeness is None:
+        return "mt_paas_db_record"
+    if likeness.scope.relations is None:
+        return "mt_paas_db_record_whole"
+    return "mt_paas_db_record_changes" + ("_besides" if likeness.scope.besides else "")
 
 
 @cache
-def _prepared(name: str, *, verified: bool) -> str:
-    # Two statements, not one with a condition: a plan of the fingerprint's size costs even where it is not executed.
-    fingerprint = structure.fingerprint_sql(schema="$5", role="$6")
-    verdict = f"({fingerprint}) IS NOT DISTINCT FROM $7" if verified else "NULL::boolean"
+def _prepared(name: str, scope: Scope | None) -> str:
+    # A statement for each kind, not one with conditions: a large plan costs even where it is not executed.
+    verdict = "NULL::boolean"
+    if scope is not None:
+        relations = None if scope.relations is None else "$8"
+        fingerprint = structure.fingerprint_sql(schema="$5", role="$6", besides=scope.besides, relations=relations)
+        verdict = f"({fingerprint}) IS NOT DISTINCT FROM $7"
     return ddl("migrate", "prepare_record", name=name, verdict=sql.SQL(verdict))

@@ -91,6 +91,15 @@ def whereabouts(target: Target) -> str:
     )
 
 
+def comments(targets: Sequence[Target]) -> str:
+    """Ask for the generation of each target, and the comment of its version table."""
+    rows = ", ".join(f"({target.generation}, {literal(target.versions)})" for target in targets)
+    return (
+        f"SELECT t.generation, pg_catalog.obj_description(pg_catalog.to_regclass(t.name), 'pg_class')"
+        f" FROM (VALUES {rows}) t (generation, name)"
+    )
+
+
 def heads(target: Target) -> str:
     """Ask for what is in the version table."""
     return f'SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE "C"'

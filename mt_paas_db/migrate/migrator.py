@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 import psycopg
@@ -29,7 +28,7 @@ from mt_paas_db.migrate.ledger import Expected, Outcome
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.online import Order, run_online
 from mt_paas_db.migrate.report import Options
-from mt_paas_db.migrate.script import Action, Heads, Mark, Script
+from mt_paas_db.migrate.script import Action, Heads, Mark, Script, depends_on_place
 from mt_paas_db.migrate.verify import compare
 from mt_paas_db.migrate.worker import Worker, WorkerLostError
 
@@ -50,7 +49,7 @@ class TryAgainError(Exception):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What all hands of a run have in common. `expected` is the reference's fingerprint where it leads to `at`."""
+    """What all hands of a run have in common. `expected` is what the reference is like, once it is known."""
 
     action: Action
     destination: str
@@ -148,7 +147,7 @@ class Migrator:
                 if mark is not None:
                     raise RevisionError(f"a run was stopped inside revision {mark.revision}, which is not on the way")
                 return Outcome("unchanged", heads, attempts)
-            stretch = script if action == "stamp" else _stretch(script, mark)
+            stretch = script if action == "stamp" else script.stretch(mark)
             final = stretch.end == script.end
             try:
                 recorded = self._carry_out(target, stretch, compiler, attempts, mark=mark, final=final)
@@ -161,7 +160,8 @@ class Migrator:
                 if (not found.has_schema or found.heads is None) and self._is_deleted(target):
                     return Outcome("unchanged", heads, attempts, message="it was deleted meanwhile")
                 there = self._checked(target, found, heads, compiler)
-                if moved == _MOVES or (there == heads and found.mark == mark):
+                known, target = target, self._in_its_state(target)
+                if moved == _MOVES or (there == heads and found.mark == mark and target == known):
                     where = ", ".join(there) or "no revision"
                     raise RevisionError(f"the tenant is at {where}, and its version table cannot be used") from None
                 heads, mark = there, found.mark
@@ -170,13 +170,19 @@ class Migrator:
                     return self._migrated(target, stretch, recorded, attempts)
                 heads, mark = stretch.end, None
 
+    def _in_its_state(self, target: Target) -> Target:
+        """Return a tenant as it is now: read-only, or not any more."""
+        if target.generation <= 0:
+            return target
+        state = ledger.state_of(self._connection(self.assignment.home), target.generation)
+        return replace(target, state=state or target.state)
+
     def _fixed(self, heads: Heads, compiler: Compiler) -> str:
-        """Return the destination, a relative one as where it leads from `heads`: it must not lead further next time."""
+        """Return the destination, or where it leads from `heads`: it must not lead further next time."""
         assignment = self.assignment
-        if "+" not in assignment.destination and "-" not in assignment.destination:
+        if assignment.action != "downgrade" and not depends_on_place(assignment.destination):
             return assignment.destination
-        script = compiler.compile(assignment.action, heads, assignment.destination)
-        return _words(script.action, script.end) or assignment.destination
+        return compiler.compile(assignment.action, heads, assignment.destination).destination
 
     def _checked(self, target: Target, found: Whereabouts, heads: Heads, compiler: Compiler) -> Heads:
         """Return where a tenant was found. Raises `RevisionError` where nothing can be done from there."""
@@ -198,6 +204,7 @@ class Migrator:
         assignment = self.assignment
         # A read-only tenant has less rights than the reference; it is compared afterwards, without them.
         expected = self._expected(script) if target.state != TenantState.READ_ONLY else None
+        likeness = expected.of_one_from(script.start) if expected is not None else None
         at_home = target.entry == assignment.home
         if script.way == "online":
             order = Order(
@@ -206,7 +213,7 @@ class Migrator:
                 target=target,
                 action=script.action,
                 start=script.start,
-                destination=_words(script.action, script.end) or assignment.destination,
+                destination=script.destination,
                 end=script.end,
                 patience=assignment.options.patience,
                 per_revision=script.per_revision,
@@ -214,16 +221,16 @@ class Migrator:
                 shared_schemas=assignment.shared_schemas,
                 run_id=assignment.run_id if at_home else None,
                 attempts=attempts,
-                expected=expected,
+                likeness=likeness,
                 final=final,
             )
             return self._online(order, compiler)
         record: Record | None = None
         if at_home and final:
-            ledger.prepare(self._connection(target.entry), self._prepared, expected)
+            ledger.prepare(self._connection(target.entry), self._prepared, likeness)
 
             def record(heads: Heads) -> list[str]:
-                return ledger.record(assignment.run_id, target, heads, attempts, expected)
+                return ledger.record(assignment.run_id, target, heads, attempts, likeness)
 
         return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
 
@@ -274,9 +281,10 @@ class Migrator:
         if expected is None:
             return outcome
         connection, role = self._connection(target.entry), target.role or target.schema
-        if structure.fingerprint_on(connection, target.schema, role) == expected.fingerprint:
+        scope, fingerprint = expected.of_one_from(script.start)
+        if structure.fingerprint(connection, target.schema, role, scope) == fingerprint:
             return outcome._replace(verified=True)
-        differences = compare(expected.objects, structure.objects_on(connection, target.schema, role), target)
+        differences = compare(expected.objects, structure.snapshot(connection, target.schema, role).objects, target)
         if not differences:
             return outcome._replace(verified=True)
         said = NOT_LIKE_REFERENCE.format(target.tenant_id)
@@ -365,39 +373,3 @@ def is_lost(error: psycopg.Error) -> bool:
 def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-# -- how a way is cut
-
-
-def _stretch(script: Script, mark: Mark | None) -> Script:
-    """Return what of a script is carried out in one way, from its start on. Pure.
-
-    A script with a revision that needs a connection runs online whole, as its transaction cannot be cut. Where a
-    revision leaves the transaction it is cut anyway, and each stretch goes the way that it can: what is compiled goes
-    on after a kill where it was, what runs online may not. After a mark, its revision is finished first.
-
-    Raises `ValueError` where the mark is of a revision that does not come next, or was compiled then and is not now.
-    """
-    first = script.parts[0]
-    if mark is not None:
-        if first.revision != mark.revision:
-            raise ValueError(f"it was interrupted inside revision {mark.revision}, which does not come next")
-        if mark.done is None:
-            return replace(script.first(), parts=(replace(first, reason=first.reason or "it was begun online"),))
-        if first.reason:
-            raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
-        return script.first()
-    if script.way == "compiled" or not any(item.alone for part in script.parts for item in part.items):
-        return script
-    parts = tuple(takewhile(lambda part: bool(part.reason) == bool(first.reason), script.parts))
-    if first.reason and not _words(script.action, parts[-1].heads):
-        return script
-    return replace(script, parts=parts, end=parts[-1].heads)
-
-
-def _words(action: Action, heads: Heads) -> str | None:
-    """Return heads as Alembic wants a destination; None where it has no words for them."""
-    if action == "downgrade" and len(heads) > 1:
-        return None
-    return " ".join(heads) or "base"

@@ -21,10 +21,18 @@ from sqlalchemy.pool import StaticPool
 
 from mt_paas_db.errors import MigrationRefusedError
 from mt_paas_db.migrate import ledger, message
-from mt_paas_db.migrate.apply import BusyError, MovedError, invalid_indexes, leaves_traces, look, repeatable
+from mt_paas_db.migrate.apply import (
+    DIVISION_BY_ZERO,
+    BusyError,
+    MovedError,
+    invalid_indexes,
+    leaves_traces,
+    look,
+    repeatable,
+)
 from mt_paas_db.migrate.direct import connect
 from mt_paas_db.migrate.hazards import hazards
-from mt_paas_db.migrate.ledger import Expected
+from mt_paas_db.migrate.ledger import Likeness
 from mt_paas_db.migrate.message import Patience, Target
 from mt_paas_db.migrate.script import Action, Heads, Mark
 from mt_paas_db.migrate.scripts import Scripts
@@ -49,7 +57,7 @@ class Order:
     shared_schemas: tuple[str, ...]
     run_id: int | None
     attempts: int
-    expected: Expected | None
+    likeness: Likeness | None
     final: bool
     """Whether it leads to where the run does, and is recorded."""
 
@@ -114,6 +122,8 @@ def _answer(error: Any, order: Order) -> Answer:
     lost = isinstance(raised, psycopg.OperationalError) and (state is None or state.startswith(("57P", "08")))
     if lost:
         _open.pop(order.dsn, None)
+    if state == DIVISION_BY_ZERO and str(getattr(error, "statement", "")).startswith("EXECUTE mt_paas_db_record"):
+        return Answer(failure="moved")
     lines = str(raised).strip().splitlines()
     return Answer(
         failure="lost" if lost else "failed",
@@ -149,6 +159,7 @@ class _Work:
         self._redo: Mark | None = None
         self._inside_block = False
         self._leaves_traces = False
+        self._there = order.start
         self._recorded: tuple[Any, ...] | None = None
 
     @contextmanager
@@ -158,7 +169,7 @@ class _Work:
         driver.rollback()
         driver.autocommit = True
         if order.run_id is not None:
-            ledger.prepare(driver, _prepared[order.dsn], order.expected)
+            ledger.prepare(driver, _prepared[order.dsn], order.likeness)
         try:
             driver.execute(message.lock(order.target).text.encode())
         except psycopg.errors.DivisionByZero:
@@ -228,6 +239,8 @@ class _Work:
             connection.commit()
             with environment.begin_transaction():
                 environment.run_migrations()
+                if self._there != self._order.end:
+                    raise RuntimeError(f"the revisions led to {self._there}, and not to {self._order.end}")
             connection.commit()
         return self._recorded
 
@@ -253,11 +266,11 @@ class _Work:
         """Called by Alembic in the transaction in which a revision's version was written."""
         connection = ctx.connection
         order = self._order
-        there = tuple(sorted(heads))
+        there = self._there = tuple(sorted(heads))
         connection.exec_driver_sql(message.note(order.target, None).text)
         self._redo = None
         if there == order.end and order.final and order.run_id is not None:
-            *before, last = ledger.record(order.run_id, order.target, there, order.attempts, order.expected)
+            *before, last = ledger.record(order.run_id, order.target, there, order.attempts, order.likeness)
             for text in before:
                 connection.exec_driver_sql(text, execution_options={"no_parameters": True})
             self._recorded = tuple(connection.exec_driver_sql(last).one())

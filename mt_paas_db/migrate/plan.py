@@ -11,7 +11,7 @@ from mt_paas_db.errors import ConfigurationError, MigrationRefusedError, Revisio
 from mt_paas_db.migrate.hazards import hazards
 from mt_paas_db.migrate.ledger import Position
 from mt_paas_db.migrate.message import REFERENCE, SHARED, Target
-from mt_paas_db.migrate.script import Action, Heads, Script
+from mt_paas_db.migrate.script import Action, Heads, Mark, Script
 from mt_paas_db.migrate.squawk import LintWarning
 
 CANARY = "canary"
@@ -197,14 +197,16 @@ def make_plan(
     *,
     first: Sequence[tuple[Target, Script]],
     compile_from: Callable[[Heads], Script],
+    marks_of: Callable[[Sequence[Target]], Mapping[int, Mark]],
     selection: Selection,
     shared_schemas: Collection[str] = (),
 ) -> Plan:
     """Return the plan for tenants at `positions`.
 
     `compile_from` returns the script from a starting point, or raises `RevisionError`: its tenants are blocked.
-    `first` is what goes before, with scripts that may be empty. Raises `UnknownTenantError` for a selected tenant
-    that is not there.
+    `marks_of` returns what interrupted revisions have left on tenants that are where they should be: those are
+    blocked, too, as the revision is not on their way. `first` is what goes before, with scripts that may be empty.
+    Raises `UnknownTenantError` for a selected tenant that is not there.
     """
     everyone = list(positions)
     chosen = _chosen(everyone, selection)
@@ -213,7 +215,7 @@ def make_plan(
     canary: list[Move] = []
     rest: list[Move] = []
     blocked: list[Blocked] = []
-    settled = 0
+    settled: list[tuple[Target, Heads]] = []
     for target, heads in chosen:
         assert heads is not None  # whoever reads positions asks the tenant where the catalog does not know
         if heads not in scripts and heads not in faults:
@@ -224,9 +226,15 @@ def make_plan(
         if heads in faults:
             blocked.append(Blocked(target, heads, faults[heads]))
         elif not scripts[heads].parts:
-            settled += 1
+            settled.append((target, heads))
         else:
             (canary if target.tenant_id in selection.canary else rest).append(Move(target, heads, 1))
+    marks = marks_of([target for target, _ in settled])
+    blocked += [
+        Blocked(target, heads, interrupted(marks[target.generation]))
+        for target, heads in settled
+        if target.generation in marks
+    ]
     moves = [*canary, *_waves(rest, selection.wave_size, after=1 if canary else 0)]
     wanted = {move.heads for move in moves}
     used = {start: script for start, script in sorted(scripts.items()) if start in wanted}
@@ -238,12 +246,20 @@ def make_plan(
         first_scripts={target.generation: script for target, script in before},
         scripts=used,
         moves=tuple(moves),
-        settled=settled,
+        settled=len(settled) - len(marks),
         blocked=tuple(blocked),
         dangers=tuple(_dangers([*before, *((None, s) for s in used.values())], shared_schemas)),
         canaries=len(canary),
         total=len(chosen),
         whole=selection.whole,
+    )
+
+
+def interrupted(mark: Mark) -> str:
+    """Return why one whose way has nothing left to do is not where it should be."""
+    return (
+        f"a run was stopped inside revision {mark.revision}, or is there now; `mt-paas-db migrate resume` that run, or "
+        "finish the revision by hand and stamp the tenant"
     )
 
 
@@ -282,6 +298,19 @@ def _dangers(scripts: Iterable[tuple[Target | None, Script]], shared_schemas: Co
                 if danger not in seen:
                     seen.add(danger)
                     yield danger
+
+
+def not_known(scripts: Iterable[Script]) -> Iterable[Warned]:
+    """Return a warning for each revision whose statements the plan has not seen."""
+    reasons = {part.revision: part.reason for script in scripts for part in script.parts if part.reason}
+    for revision in reasons:
+        yield Warned(
+            "online",
+            revision,
+            "it runs online: whether it destroys data is not known before it runs",
+            "each statement is looked at when it is sent, on the reference first; without --allow-destructive the run "
+            "ends there",
+        )
 
 
 def lint_warnings(revision: str, found: Iterable[LintWarning]) -> Iterable[Warned]:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic.config import Config
 from alembic.script.revision import RevisionError as AlembicRevisionError
 from alembic.util.exc import CommandError
 
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import ConfigurationError
+from mt_paas_db.migrate.locations import project_in, script_location
 from mt_paas_db.migrate.scripts import Scripts
 
 
 def find_scripts(settings: Settings, given: str | None = None) -> Scripts:
     """Return the revisions at `given`, else those of the settings, else those of the project in the current directory.
 
-    The project is read as Alembic reads it: ``alembic.ini`` first, then ``[tool.alembic]`` of ``pyproject.toml``.
-    Raises `ConfigurationError` where none of them names revisions, or those named cannot be used.
+    The first two are what `Scripts` takes. Raises `ConfigurationError` where none of them names revisions, or those
+    named cannot be used.
     """
     if location := given or settings.script_location:
         return Scripts(location)
-    config = _project(Path.cwd())
-    try:
-        found = config.get_alembic_option("script_location")
-    except Exception as error:  # the file is the service's own, and there are many ways to spoil it
-        raise ConfigurationError(f"the Alembic project of this folder cannot be read: {error}") from error
+    config = project_in(Path.cwd())
+    found = script_location(config, "the Alembic project of this folder")
     if not found:
         raise ConfigurationError(
             "it is not known where the revisions are: give --scripts FOLDER, set MT_PAAS_DB_SCRIPT_LOCATION, or run "
@@ -41,8 +38,3 @@ def doc_of(scripts: Scripts, revision: str) -> str | None:
     except (CommandError, AlembicRevisionError):
         return None
     return script.doc
-
-
-def _project(folder: Path) -> Config:
-    ini, toml = folder / "alembic.ini", folder / "pyproject.toml"
-    return Config(str(ini) if ini.is_file() else None, toml_file=str(toml) if toml.is_file() else None)

@@ -30,6 +30,7 @@ from sqlalchemy.schema import DDLElement
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, TextClause
 from sqlalchemy.sql.sqltypes import STRINGTYPE
 
+import mt_paas_db.migrate.policies  # noqa: F401  # op.protect and its kin
 from mt_paas_db.migrate.script import Action, Heads, Item, Part
 from mt_paas_db.migrate.scripts import Scripts
 from mt_paas_db.migrate.statements import ends_transaction, split

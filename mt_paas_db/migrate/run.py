@@ -10,13 +10,14 @@ import psycopg
 from mt_paas_db.errors import ServerUnavailableError, TenancyError
 from mt_paas_db.migrate import ledger, structure
 from mt_paas_db.migrate.ground import Ground
-from mt_paas_db.migrate.ledger import Expected, Outcome
-from mt_paas_db.migrate.message import SHARED
+from mt_paas_db.migrate.ledger import Expected, Likeness, Outcome
+from mt_paas_db.migrate.message import REFERENCE, SHARED
 from mt_paas_db.migrate.migrator import NOT_LIKE_REFERENCE, Assignment
 from mt_paas_db.migrate.plan import Plan, Selection
 from mt_paas_db.migrate.report import Failure, Listener, Options, Report
 from mt_paas_db.migrate.runner import Runner, Tally
-from mt_paas_db.migrate.script import Action
+from mt_paas_db.migrate.script import Action, Heads
+from mt_paas_db.migrate.structure import Scope, Snapshot
 from mt_paas_db.migrate.verify import verify
 
 
@@ -41,7 +42,7 @@ class FleetRun:
         run_id = self._enter(plan, resumes)
         runner = Runner(self._assignment(plan, run_id), plan, listener=self._listener)
         try:
-            self._carry_out(runner, plan)
+            self._carry_out(runner, plan, run_id)
         except KeyboardInterrupt:  # between two waves, say
             runner.tally.interrupted = True
         finally:
@@ -83,7 +84,7 @@ class FleetRun:
             ledger.write_outcome(connection, run_id, target, Outcome("failed", heads, 0, message=reason))
         return run_id
 
-    def _carry_out(self, runner: Runner, plan: Plan) -> None:
+    def _carry_out(self, runner: Runner, plan: Plan, run_id: int) -> None:
         ground, tally = self._ground, runner.tally
         for target, _heads, reason in plan.blocked:
             tally.states["failed"] += 1
@@ -91,6 +92,7 @@ class FleetRun:
         if len(plan.blocked) > self._options.max_failures:
             tally.stopped = "tenants cannot be migrated from where they stand; no tenant was touched"
             return
+        before = self._reference_before(plan) if self._verifies(plan) else None
         for move in plan.first:
             shared = move.target.generation == SHARED
             compiler = ground.shared_compiler if shared else ground.compiler
@@ -99,7 +101,7 @@ class FleetRun:
             if not runner.first(move, plan.first_scripts[move.target.generation], compiler, towards):
                 return
         if self._verifies(plan):
-            self._expect(runner)
+            self._expect(runner, plan, before, run_id)
         runner.tenants(ground.compiler)
         if not tally.interrupted and tally.lost is None:
             self._compare_settled(tally)
@@ -120,15 +122,37 @@ class FleetRun:
     def _verifies(self, plan: Plan) -> bool:
         return self._options.verify and plan.action != "stamp"
 
-    def _expect(self, runner: Runner) -> None:
-        """Have tenants compared with the reference, where they come to where it stands."""
+    def _reference_before(self, plan: Plan) -> tuple[Heads, Snapshot] | None:
+        """Return where the reference stands that this run moves, and what it is like; None where it moves none."""
+        ground, reference = self._ground, self._ground.reference
+        if not any(move.target.generation == REFERENCE for move in plan.first):
+            return None
+        found = ground.where(reference)
+        if found.heads is None or found.mark is not None:  # then what was done before is not seen
+            return None
+        return found.heads, structure.snapshot(ground.connection, reference.schema, reference.schema)
+
+    def _expect(self, runner: Runner, plan: Plan, before: tuple[Heads, Snapshot] | None, run_id: int) -> None:
+        """Have tenants compared with the reference, where they come to where it stands.
+
+        Definition by definition in what the reference's own way there changed; all, of those that come by another.
+        """
         ground, reference = self._ground, self._ground.reference
         connection, schema = ground.connection, reference.schema
         heads = ground.where(reference).heads
-        fingerprint = structure.fingerprint_on(connection, schema, schema)
-        if heads is None or fingerprint is None:
+
+        def likeness(scope: Scope) -> Likeness:
+            return Likeness(scope, structure.fingerprint(connection, schema, schema, scope) or "")
+
+        whole = likeness(structure.WHOLE)
+        if heads is None or not whole.fingerprint:
             return
-        runner.expect(Expected(heads, fingerprint, structure.objects_on(connection, schema, schema)))
+        now = structure.snapshot(connection, schema, schema)
+        if before is not None:
+            ledger.write_changes(connection, run_id, structure.changed(before[1], now))
+        scopes = {start: ledger.changes(connection, start, heads) for start in plan.scripts}
+        changes = {start: likeness(scope) for start, scope in scopes.items() if scope is not None}
+        runner.expect(Expected(heads, whole, changes, now.objects))
 
     def _report(self, plan: Plan, tally: Tally, *, run_id: int | None) -> Report:
         """Write down how the run ended, and return it. A bug is raised, once it is written down."""

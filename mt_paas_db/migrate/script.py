@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, Self
 
 from mt_paas_db.migrate.statements import tokens
@@ -83,10 +84,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One starting point's way to the target.
+    """One starting point's way to the target. `end` is where it leads.
 
-    `end` is where it leads. A script with a `reason` in one of its parts runs online, whole: its transaction
-    cannot be cut.
+    It is carried out in stretches, each `compiled` or `online`: as a rule there is one.
     """
 
     action: Action
@@ -110,8 +110,56 @@ class Script:
         return [item.text for part in self.parts for item in part.items]
 
     def ways(self) -> list[dict[str, Any]]:
-        """Return which way each revision goes, and why, as plain values."""
-        return [{"revision": part.revision, "way": self.way, "reason": part.reason} for part in self.parts]
+        """Return which way each revision goes, and why, as plain values.
+
+        One without a reason of its own goes online where it shares a transaction with one that has.
+        """
+        return [
+            {"revision": part.revision, "way": stretch.way, "reason": part.reason}
+            for stretch in self.stretches()
+            for part in stretch.parts
+        ]
+
+    @property
+    def destination(self) -> str:
+        """The end, in words that mean the same from every place on the way."""
+        return words(self.action, self.end)
+
+    def stretches(self) -> Iterator[Script]:
+        """Yield what is carried out in one way each, in order."""
+        left = self
+        while left.parts:
+            stretch = left.stretch()
+            yield stretch
+            left = replace(left, start=stretch.end, parts=left.parts[len(stretch.parts) :])
+
+    def stretch(self, mark: Mark | None = None) -> Script:
+        """Return what is carried out in one way, from the start on. After a mark, its revision is finished first.
+
+        A script with a revision that needs a connection runs online whole, as its transaction cannot be cut. Where a
+        revision leaves the transaction it is cut anyway, and each stretch goes the way that it can: what is compiled
+        goes on after a kill where it was, what runs online may not.
+
+        Raises `ValueError` where the mark is of a revision that does not come next, or was compiled then and is not
+        now.
+        """
+        first = self.parts[0]
+        if mark is not None:
+            return self._after(mark)
+        if self.way == "compiled" or not any(item.alone for part in self.parts for item in part.items):
+            return self
+        parts = tuple(takewhile(lambda part: bool(part.reason) == bool(first.reason), self.parts))
+        return replace(self, parts=parts, end=parts[-1].heads)
+
+    def _after(self, mark: Mark) -> Script:
+        first = self.parts[0]
+        if first.revision != mark.revision:
+            raise ValueError(f"it was interrupted inside revision {mark.revision}, which does not come next")
+        if mark.done is None:
+            return replace(self.first(), parts=(replace(first, reason=first.reason or "it was begun online"),))
+        if first.reason:
+            raise ValueError(f"revision {mark.revision} was changed since a part of it was carried out")
+        return self.first()
 
     def steps(self, mark: Mark | None = None) -> list[Step]:
         """Return what is left to do where `mark` was found on the version table.
@@ -128,6 +176,26 @@ class Script:
             skip = mark.done
         # A version table that bears a mark is there.
         return list(_steps(self, skip, unmade=not self.start and mark is None))
+
+
+EXACTLY = "="
+"""Before ids, in a downgrade's destination: these heads and no others. To Alembic ``downgrade a1`` of a tenant that is
+at ``a1`` and ``b1`` is nothing to do; it has no words for leaving ``b1`` and staying at ``a1``, wherever one is.
+"""
+
+
+def words(action: Action, heads: Heads) -> str:
+    """Return the destination that leads to `heads`, from every place on the way there."""
+    ids = " ".join(heads)
+    return f"{EXACTLY}{ids}" if action == "downgrade" else ids or "base"
+
+
+def depends_on_place(destination: str) -> bool:
+    """Return whether a destination, in Alembic's words, may lead elsewhere from another place, or nowhere.
+
+    From where ``b@a1`` has led, Alembic does not know the way to ``b@a1`` any more.
+    """
+    return not {"+", "-", "@"}.isdisjoint(destination)
 
 
 def runs_outside(statement: str) -> bool:

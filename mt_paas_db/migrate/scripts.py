@@ -18,13 +18,13 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError as AlembicRevisionError
-from alembic.util import coerce_resource_to_filename
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
 from mt_paas_db.errors import ConfigurationError, RevisionError
+from mt_paas_db.migrate.locations import folder_of, located
 from mt_paas_db.migrate.one_transaction import kept_open, refuse_to_leave
-from mt_paas_db.migrate.script import Action, Heads
+from mt_paas_db.migrate.script import EXACTLY, Action, Heads, depends_on_place
 
 ONE_AT_A_TIME = threading.RLock()
 """Alembic keeps its context in module globals, so one thread of a process migrates at a time."""
@@ -49,7 +49,8 @@ class Scripts:
     """The revisions below one ``script_location``: a folder, or ``package:folder``.
 
     Args:
-        location: The folder that holds ``versions``.
+        location: The folder that holds ``versions``; or the file of an Alembic project, ``alembic.ini`` or
+            ``pyproject.toml``, which may have ``version_locations``, too.
         config: Alembic's configuration, where the service has one; `location` overrides its own.
         folder: Read this folder's revisions, and not those of ``versions``.
         may_be_empty: Whether the first revision may be still to be written.
@@ -66,6 +67,8 @@ class Scripts:
         version_table: str = "alembic_version",
         may_be_empty: bool = False,
     ) -> None:
+        if config is None:
+            location, config = located(location)
         self.location = location
         self.folder = folder
         self.version_table = version_table
@@ -76,7 +79,8 @@ class Scripts:
             self.config.set_main_option("path_separator", "newline")
         try:
             self.directory = ScriptDirectory.from_config(self.config)
-            heads = self.directory.get_heads()
+            # Not get_heads(): what another revision depends on ends a branch, and is in no version table.
+            heads = [script.revision for script in self.directory.get_revisions("heads")]
         except Exception as error:  # revisions are the service's own code, run when they are read
             what = f"{type(error).__name__}: {error}"
             raise ConfigurationError(f"script_location {location!r} cannot be used: {what}") from error
@@ -119,11 +123,9 @@ class Scripts:
         wanted: Any = several if len(several) > 1 else target
         towards: dict[Action, Callable[[], Any]] = {
             "upgrade": lambda: self.directory._upgrade_revs(wanted, start),  # type: ignore[arg-type]
-            "downgrade": lambda: self.directory._downgrade_revs(target, start) if start else [],  # type: ignore[arg-type]
+            "downgrade": lambda: self._down(target, start),
             "stamp": lambda: self.directory._stamp_revs(several, start),
         }
-        if action == "downgrade" and not start and target != "base":
-            raise RevisionError(f"cannot downgrade to {target!r} from before the first revision")
         maintainer = HeadMaintainer(_Unsent(), start)  # type: ignore[arg-type]
         heads = []
         try:
@@ -136,6 +138,15 @@ class Scripts:
             raise RevisionError(f"cannot {action} to {target!r} from {where}: {error}") from error
         return Route(tuple(steps), tuple(heads), heads[-1] if heads else tuple(sorted(start)))
 
+    def _down(self, target: str, start: Heads) -> list[Any]:
+        if not target.startswith(EXACTLY):
+            return self.directory._downgrade_revs(target, start)  # type: ignore[arg-type]
+        stays, applied = self.closure(tuple(target.removeprefix(EXACTLY).split())), self.closure(start)
+        if not stays <= applied:
+            raise ValueError("it is not below")
+        everything = self.directory._downgrade_revs("base", start) if stays != applied else []  # type: ignore[arg-type]
+        return [step for step in everything if step.revision.revision not in stays]
+
     def resolve(self, target: str) -> str:
         """Return `target` as ids, where it names some whatever a tenant's place: a later head does not move it.
 
@@ -143,7 +154,7 @@ class Scripts:
         """
         if ":" in target:
             raise RevisionError(f"{target!r} is a range; where a tenant starts it knows by itself, so name the target")
-        if target in ("base", "") or target[:1] in "+-" or "@" in target or "+" in target or "-" in target[1:]:
+        if target in ("base", "") or target.startswith(EXACTLY) or depends_on_place(target):
             return target
         try:
             found = self.directory.get_revisions(tuple(target.split()) if " " in target else target)
@@ -188,7 +199,7 @@ class Scripts:
 def shares(location: str) -> bool:
     """Return whether there are revisions for shared tables at `location`; reads none of them."""
     try:
-        folder = Path(coerce_resource_to_filename(location)) / SHARED_FOLDER
+        folder = folder_of(located(location)[0]) / SHARED_FOLDER
     except Exception:  # a package that cannot be imported, say; whoever reads the revisions will say so
         return False
     return folder.is_dir() and any(folder.glob("*.py"))

@@ -21,13 +21,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, text
 
-from mt_paas_db.catalog.queries import queries, query
+from mt_paas_db.catalog.queries import queries
 
 VERSION_TABLE = "alembic_version"
 
@@ -49,6 +48,11 @@ class Difference:
     expected: str | None
     found: str | None
 
+    @property
+    def kind_and_name(self) -> tuple[str, str]:
+        """Its key in a `Structure`."""
+        return self.kind, self.name
+
     def __str__(self) -> str:
         if self.change == "different":
             return f"{self.kind} {self.name} is different\n{_quoted('expected', self.expected)}\n" + _quoted(
@@ -63,66 +67,112 @@ def _quoted(title: str, definition: str | None) -> str:
     return margin + (definition or "nothing more to say").replace("\n", "\n" + " " * len(margin))
 
 
-def prepare_statement(name: str, *, version_table: str = VERSION_TABLE) -> str:
-    """Return ``PREPARE <name>(text, text) AS ...``; ``EXECUTE <name>('schema', 'role')`` yields one text.
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What of a schema is compared definition by definition. Of all else in the schema the names are.
 
-    That is the fingerprint, or null where there is no such schema. It may be executed in a transaction or outside,
-    by any role that may connect. It sets ``search_path`` while it runs and leaves it as it was.
-
-    Keep the *session's* path the same from one execution to the next, and set no other by ``SET``: the server plans
-    a prepared statement anew, which takes longer than executing it, when it meets another path than before.
-    ``SET plan_cache_mode = force_generic_plan`` on the connection saves the first four plans.
+    Attributes:
+        relations: Names of tables, views and sequences, with all that belongs to them; None is all there are.
+        besides: What is in no relation: types, functions, default privileges.
     """
-    statement = fingerprint_sql(schema="$1", role="$2", version_table=version_table)
-    return f"PREPARE {sql.Identifier(name).as_string(None)}(text, text) AS {statement}"
+
+    relations: tuple[str, ...] | None = None
+    besides: bool = True
 
 
-def fingerprint_sql(*, schema: str, role: str, version_table: str = VERSION_TABLE) -> str:
-    """Return the query whose one value is the fingerprint. `schema` and `role` are SQL of type text."""
-    return _filled(_fingerprint_query(), schema=schema, role=role, version_table=version_table)
+WHOLE = Scope()
+
+
+class Snapshot(NamedTuple):
+    """What a schema is made of, and the relation that each of the objects belongs to."""
+
+    objects: Structure
+    relations: Mapping[tuple[str, str], str | None]
+
+
+def changed(before: Snapshot, after: Snapshot) -> Scope:
+    """Return what must be compared to know that another schema was changed likewise. Pure."""
+    keys = {d.kind_and_name for d in differences(before.objects, after.objects)}
+    relations = {snapshot.relations.get(key) for snapshot in (before, after) for key in keys if key in snapshot.objects}
+    return Scope(tuple(sorted(filter(None, relations))), besides=None in relations)
+
+
+def fingerprint_sql(
+    *, schema: str, role: str, besides: bool = True, relations: str | None = None, version_table: str = VERSION_TABLE
+) -> str:
+    """Return the query whose one value is the fingerprint, or null where there is no such schema.
+
+    `schema` and `role` are SQL of type text, `relations` of type text[]; None is all. It may be executed in a
+    transaction or outside, by any role that may connect, sets ``search_path`` while it runs and leaves it as it was.
+
+    Prepare it, and keep the *session's* path the same from one execution to the next, setting no other by ``SET``:
+    the server plans a prepared statement anew, which takes longer than executing it, when it meets another path than
+    before. ``SET plan_cache_mode = force_generic_plan`` on the connection saves the first four plans.
+    """
+    statement = queries("structure")["fingerprint"].replace(
+        "{objects}", _objects_sql(besides=besides, relations=relations)
+    )
+    return _filled(statement, schema=schema, role=role, version_table=version_table)
+
+
+def _objects_sql(*, besides: bool, relations: str | None) -> str:
+    named = queries("structure")
+    return (
+        named["objects"]
+        .replace("{in_relations}", named["in_relations"])
+        .replace("{besides}", named["besides" if besides else "contents"])
+        .replace("{in_scope}", "true" if relations is None else f"c.relname = ANY ({relations})")
+    )
 
 
 def _filled(statement: str, *, schema: str, role: str, version_table: str) -> str:
-    values = {"schema": schema, "role": role, "version_table": sql.Literal(version_table).as_string(None)}
+    values = {"schema": schema, "role": role, "version_table": _literal(version_table)}
     return _PARAMETER.sub(lambda match: values[match[1]], statement)
 
 
-def _literals(schema: str, role: str) -> dict[str, str]:
-    return {"schema": sql.Literal(schema).as_string(None), "role": sql.Literal(role).as_string(None)}
+def _literal(value: str | list[str]) -> str:
+    return sql.Literal(value).as_string(None)
 
 
-def fingerprint_on(connection: psycopg.Connection[Any], schema: str, role: str) -> str | None:
-    """`fingerprint`, on a connection of the driver's."""
-    row = connection.execute(fingerprint_sql(**_literals(schema, role)).encode()).fetchone()
-    return row[0] if row else None
-
-
-def objects_on(connection: psycopg.Connection[Any], schema: str, role: str) -> dict[tuple[str, str], str]:
-    """`objects`, on a connection of the driver's."""
-    statement = _filled(queries("structure")["objects"], **_literals(schema, role), version_table=VERSION_TABLE)
-    return {(kind, name): definition for kind, name, definition in connection.execute(statement.encode())}
-
-
-def fingerprint(connection: Connection, schema: str, role: str, *, version_table: str = VERSION_TABLE) -> str | None:
-    """Return the schema's fingerprint, 64 hexadecimal digits, or None where there is no such schema.
+def fingerprint(
+    connection: psycopg.Connection[Any],
+    schema: str,
+    role: str,
+    scope: Scope = WHOLE,
+    *,
+    version_table: str = VERSION_TABLE,
+) -> str | None:
+    """Return the fingerprint, 64 hexadecimal digits, of what is in the scope; None where there is no such schema.
 
     One statement, in the connection's transaction; reads the catalogs only.
     """
-    parameters = {"schema": schema, "role": role, "version_table": version_table}
-    found: str | None = connection.execute(text(_fingerprint_query()), parameters).scalar_one()
-    return found
+    relations = None if scope.relations is None else f"{_literal(list(scope.relations))}::text[]"
+    statement = fingerprint_sql(
+        schema=_literal(schema),
+        role=_literal(role),
+        besides=scope.besides,
+        relations=relations,
+        version_table=version_table,
+    )
+    row = connection.execute(statement.encode()).fetchone()
+    return row[0] if row else None
 
 
-def objects(
-    connection: Connection, schema: str, role: str, *, version_table: str = VERSION_TABLE
-) -> dict[tuple[str, str], str]:
+def snapshot(
+    connection: psycopg.Connection[Any], schema: str, role: str, *, version_table: str = VERSION_TABLE
+) -> Snapshot:
     """Return the definitions of all that the fingerprint is made of; nothing where there is no such schema.
 
     One statement, in the connection's transaction; reads the catalogs only.
     """
-    parameters = {"schema": schema, "role": role, "version_table": version_table}
-    rows = connection.execute(query("structure", "objects"), parameters)
-    return {(row.kind, row.name): row.definition for row in rows}
+    statement = _filled(
+        _objects_sql(besides=True, relations=None),
+        schema=_literal(schema),
+        role=_literal(role),
+        version_table=version_table,
+    )
+    found = connection.execute(statement.encode()).fetchall()
+    return Snapshot({(k, name): d for k, name, d, _ in found}, {(k, name): relation for k, name, _, relation in found})
 
 
 def differences(expected: Structure, found: Structure) -> list[Difference]:
@@ -140,8 +190,3 @@ def _difference(key: tuple[str, str], expected: str | None, found: str | None) -
     if found is None:
         return Difference(*key, "missing", expected, None)
     return Difference(*key, "unexpected" if expected is None else "different", expected, found)
-
-
-def _fingerprint_query() -> str:
-    named = queries("structure")
-    return named["fingerprint"].replace("{objects}", named["objects"])

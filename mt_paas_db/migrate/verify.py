@@ -66,8 +66,8 @@ def verify(
     """
     reference = ground.reference
     expected_at = ground.where(reference).heads or ()
-    expected = structure.objects_on(ground.connection, reference.schema, reference.schema)
-    fingerprint = structure.fingerprint_on(ground.connection, reference.schema, reference.schema)
+    expected = structure.snapshot(ground.connection, reference.schema, reference.schema).objects
+    fingerprint = structure.fingerprint(ground.connection, reference.schema, reference.schema)
     hands: SimpleQueue[dict[str, psycopg.Connection[Any]]] = SimpleQueue()
     held: list[dict[str, psycopg.Connection[Any]]] = [{} for _ in range(jobs)]
     for hand in held:
@@ -119,9 +119,9 @@ def _examine(
     if heads != expected_at:
         return found("elsewhere", f"the reference is at {', '.join(expected_at) or 'no revision'}")
     role = target.role or target.schema
-    if structure.fingerprint_on(connection, target.schema, role) == fingerprint:
+    if structure.fingerprint(connection, target.schema, role) == fingerprint:
         return found("same")
-    differences = compare(expected, structure.objects_on(connection, target.schema, role), target)
+    differences = compare(expected, structure.snapshot(connection, target.schema, role).objects, target)
     return found("drifted" if differences else "same", "", differences)
 
 

@@ -47,8 +47,10 @@ CREATE TABLE mt_paas.outcome (
     statement  text,
     message    text,
     ended_at   timestamptz,
+    changed    jsonb,
     PRIMARY KEY (run_id, generation)
 );
+COMMENT ON COLUMN mt_paas.outcome.changed IS 'Of the reference: what of its structure is not as it was before the run.';
 CREATE INDEX outcome_generation ON mt_paas.outcome (generation, run_id);
 
 -- A session may now ask what has been applied to a tenant; an older process does not read the two new columns.

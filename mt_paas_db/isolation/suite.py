@@ -1,0 +1,92 @@
+"""The suite in a test module of one's own.
+
+.. code-block:: python
+
+    from mt_paas_db.isolation.suite import IsolationSuite, off
+
+    class TestIsolation(IsolationSuite):
+        manager = my_service.manager
+        metadata = Base.metadata
+        requirements = {"pgbouncer": off("we connect directly")}
+
+Every attack on every route is a test of its own, with the attack's name. What is missing or switched off is skipped,
+with the reason. Needs the extra ``isolation``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from mt_paas_db.core.default import default_manager
+from mt_paas_db.core.manager import TenantManager
+from mt_paas_db.isolation.requirements import Off, off
+from mt_paas_db.isolation.rows import Factory
+from mt_paas_db.isolation.run import Case, Suite, cases
+from mt_paas_db.isolation.verdict import Finding, Verdict
+
+POOLER = "MT_PAAS_DB_ISOLATION_POOLER"
+"""Environment variable with a PgBouncer's URL, where the settings call the app DSN direct."""
+
+FINDINGS = pytest.StashKey[list[Finding]]()
+_SUITE = pytest.StashKey[Suite]()
+
+
+class IsolationSuite:
+    """Base of a test class. What it lacks comes from ``MT_PAAS_DB_*`` in the environment.
+
+    Attributes:
+        manager: A `TenantManager`, or what makes one when it is called.
+        metadata: A `MetaData` or declarative base; the manager's models where left out.
+        requirements: What is switched off, by name.
+        factories: Values that cannot be guessed, by table.
+        pooler: A PgBouncer's URL; from the environment where left out.
+        rows: How many rows each table of each tenant gets.
+    """
+
+    manager: ClassVar[TenantManager | Callable[[], TenantManager] | None] = None
+    metadata: ClassVar[Any] = None
+    requirements: ClassVar[Mapping[str, Off]] = {}
+    factories: ClassVar[Mapping[str, Factory] | None] = None
+    pooler: ClassVar[str | None] = None
+    rows: ClassVar[int] = 3
+
+    @pytest.fixture
+    def isolation(self, request: pytest.FixtureRequest) -> Suite:
+        """The suite; its tenants are made for the first test of the class, and removed after the last."""
+        node = request.node.getparent(pytest.Class)
+        suite: Suite | None = node.stash.get(_SUITE, None)
+        if suite is None:
+            suite = node.stash[_SUITE] = self._suite().__enter__()
+            node.addfinalizer(lambda: suite.__exit__(None, None, None))
+        return suite
+
+    def _suite(self) -> Suite:
+        manager = type(self).manager
+        if manager is None:
+            manager = default_manager()
+        elif not isinstance(manager, TenantManager):
+            manager = manager()
+        return Suite(
+            manager,
+            self.metadata,
+            requirements=self.requirements,
+            factories=self.factories,
+            pooler=self.pooler or os.environ.get(POOLER),
+            rows=self.rows,
+        )
+
+    @pytest.mark.parametrize("case", cases(), ids=str)
+    def test_attack(self, isolation: Suite, case: Case, pytestconfig: pytest.Config) -> None:
+        finding = isolation.try_(case)
+        pytestconfig.stash.setdefault(FINDINGS, []).append(finding)
+        if finding.verdict is Verdict.NOT_RUN:
+            pytest.skip(finding.reason)
+        if finding.failed:
+            pytest.fail(str(finding), pytrace=False)
+
+
+__all__ = ["IsolationSuite", "off"]

@@ -1,0 +1,43 @@
+"""Every attack can fail: on the ground that lacks what holds it, it gets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from mt_paas_db.isolation.attack import Attack
+from mt_paas_db.isolation.catalogue import CATALOGUE
+from mt_paas_db.isolation.verdict import Verdict
+from tests.servers import PostgresServer
+from tests.servers.supply import Supply
+from tests.weakened import WeakGrounds
+
+
+@pytest.fixture(scope="module")
+def grounds(server: PostgresServer) -> Iterator[WeakGrounds]:
+    with ExitStack() as stack:
+        yield WeakGrounds(server, stack)
+
+
+@pytest.mark.parametrize("attack", CATALOGUE, ids=lambda attack: attack.key)
+def test_it_gets_through_where_it_is_not_held(grounds: WeakGrounds, attack: Attack) -> None:
+    finding = grounds.of(attack).try_(attack)
+    if finding.verdict is Verdict.NOT_RUN:
+        pytest.skip(finding.reason)
+
+    assert finding.verdict in {Verdict.LEAKED, Verdict.OPEN}, str(finding)
+
+
+def test_names_of_prepared_transactions_are_open_to_all(supply: Supply) -> None:
+    """On a server that allows them, which few do."""
+    try:
+        server = supply.own(fsync="off", max_prepared_transactions="5")
+    except LookupError as error:
+        pytest.skip(str(error))
+    (attack,) = (one for one in CATALOGUE if one.key == "C10-prepared-transactions")
+    with server, ExitStack() as stack:
+        finding = WeakGrounds(server, stack).of(attack).try_(attack)
+        assert finding.verdict is Verdict.OPEN, str(finding)
+        assert finding.seen

@@ -1,0 +1,97 @@
+"""What a run compares each tenant with: what the revisions changed, definition by definition; of the rest the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mt_paas_db.migrate import ledger
+from mt_paas_db.migrate.plan import Selection
+from mt_paas_db.migrate.report import Report
+from tests.armada import ADD_ONLINE, ADD_TITLE, CONCURRENTLY, QUICK, Armada
+from tests.fleet import Service
+from tests.histories import History
+
+_TWO_TABLES = """
+op.create_table("note", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True), sa.Column("body", sa.Text))
+op.create_table("room", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True), sa.Column("name", sa.Text))
+"""
+_ENUM = "op.execute(\"CREATE TYPE mood AS ENUM ('calm')\")"
+
+
+@pytest.fixture
+def armada(service: Service, tmp_path: Path) -> Armada:
+    history = History(tmp_path / "history").add("a1", _TWO_TABLES)
+    return Armada.launch(service, tmp_path, "hallym", "korea", "snu", history=history)
+
+
+def scopes(armada: Armada, report: Report) -> list[dict[str, Any]]:
+    with armada.service.superuser() as connection:
+        rows = connection.execute(
+            "SELECT changed FROM mt_paas.outcome WHERE run_id = %s AND changed IS NOT NULL", (report.run_id,)
+        )
+        return [row[0] for row in rows]
+
+
+def verdicts(armada: Armada) -> dict[str, str]:
+    return {found.tenant_id: found.verdict for found in armada.fleet().verify()}
+
+
+@pytest.mark.parametrize(
+    ("body", "scope"),
+    [
+        (ADD_TITLE, {"relations": ["note"], "besides": False}),
+        (ADD_ONLINE, {"relations": ["note"], "besides": False}),
+        (CONCURRENTLY, {"relations": ["note"], "besides": False}),
+        (_ENUM, {"relations": [], "besides": True}),
+    ],
+    ids=["compiled", "online", "in steps", "in no table"],
+)
+def test_what_the_reference_shows_to_be_changed_is_compared(armada: Armada, body: str, scope: dict[str, Any]) -> None:
+    armada.history.add("a2", body, after="a1")
+    armada.ask("korea", "ALTER TABLE note ALTER body SET DEFAULT 'x'")
+    armada.ask("snu", "ALTER TABLE room ALTER name SET DEFAULT 'x'")
+    report = armada.fleet().upgrade(options=QUICK)
+    assert scopes(armada, report) == [scope]
+    drifted = {"korea"} if scope["relations"] else set()
+    assert {failure.tenant_id for failure in report.failures} == drifted
+    assert armada.heads("snu") == ("a2",)
+    assert verdicts(armada) == {"hallym": "same", "korea": "drifted", "snu": "drifted"}
+
+
+@pytest.mark.parametrize("drift", ["CREATE TABLE stray (id int)", "DROP TABLE room", "CREATE TYPE stray AS (a int)"])
+def test_what_is_there_besides_or_is_not_is_seen_anyway(armada: Armada, drift: str) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    armada.ask("korea", drift)
+    report = armada.fleet().upgrade(options=QUICK)
+    assert [failure.tenant_id for failure in report.failures] == ["korea"]
+    assert "not the reference's" in str(report.failures[0].message)
+
+
+def test_a_later_wave_knows_what_the_first_one_changed(armada: Armada, monkeypatch: pytest.MonkeyPatch) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    assert armada.fleet().upgrade(selection=Selection(tenants=("hallym",)), options=QUICK).ok
+    used: list[ledger.Likeness | None] = []
+    record = ledger.record
+
+    def spy(*args: Any) -> list[str]:
+        used.append(args[-1])
+        return record(*args)
+
+    monkeypatch.setattr(ledger, "record", spy)
+    report = armada.fleet().upgrade(options=QUICK)
+    assert report.ok
+    assert report.migrated == 2
+    assert [likeness.scope.relations for likeness in used if likeness] == [("note",), ("note",)]
+
+
+def test_who_comes_from_elsewhere_is_compared_whole(armada: Armada) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    assert armada.fleet().upgrade(selection=Selection(tenants=("hallym", "korea")), options=QUICK).ok
+    armada.history.add("a3", 'op.add_column("note", sa.Column("mood", sa.Text))', after="a2")
+    armada.ask("korea", "ALTER TABLE room ALTER name SET DEFAULT 'x'")  # outside of what a3 changes
+    armada.ask("snu", "ALTER TABLE room ALTER name SET DEFAULT 'x'")  # still at a1
+    report = armada.fleet().upgrade(options=QUICK)
+    assert [failure.tenant_id for failure in report.failures] == ["snu"]
