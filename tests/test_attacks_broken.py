@@ -8,6 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from mt_paas_db.isolation.attack import Attack
+from mt_paas_db.isolation.attacks.a_escape import XML
+from mt_paas_db.isolation.attacks.a_transaction import BEFORE_18
+from mt_paas_db.isolation.attacks.c_statements import TWO_PHASE
 from mt_paas_db.isolation.catalogue import CATALOGUE
 from mt_paas_db.isolation.verdict import Verdict
 from tests.servers import PostgresServer
@@ -21,7 +24,15 @@ def grounds(server: PostgresServer) -> Iterator[WeakGrounds]:
         yield WeakGrounds(server, stack)
 
 
-@pytest.mark.parametrize("attack", CATALOGUE, ids=lambda attack: attack.key)
+_HAS_A_SERVER_OF_ITS_OWN = (TWO_PHASE,)
+_ON_A_SHARED_SERVER = [
+    pytest.param(attack, id=attack.key, marks=[pytest.mark.contrib] if {XML, BEFORE_18}.intersection(attack.needs) else [])
+    for attack in CATALOGUE
+    if attack.needs != _HAS_A_SERVER_OF_ITS_OWN
+]
+
+
+@pytest.mark.parametrize("attack", _ON_A_SHARED_SERVER)
 def test_it_gets_through_where_it_is_not_held(grounds: WeakGrounds, attack: Attack) -> None:
     finding = grounds.of(attack).try_(attack)
     if finding.verdict is Verdict.NOT_RUN:

@@ -213,6 +213,7 @@ def test_a_tenant_is_filled_again_with_higher_numbers(ground: Ground) -> None:
     assert all(CANARIES.found_in(row) == {"hallym"} for row in rows)
 
 
+@pytest.mark.contrib
 def test_extensions(ground: Ground) -> None:
     with ground.service.superuser() as connection:
         try:
