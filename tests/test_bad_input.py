@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -388,6 +389,7 @@ def test_nothing_is_changed_and_all_is_said(key: str, world: World, capsys: pyte
 
 
 def test_the_tree_is_tabulated() -> None:
+    importlib.import_module("mt_paas_db.isolation.rows")  # which has an error of its own
     """Every error with the class it is below, and the exit code of the command line."""
     tree = PAGE.partition("\n## The tree\n")[2].partition("\n## ")[0]
     tabulated = {

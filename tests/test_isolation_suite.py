@@ -392,7 +392,7 @@ def test_an_admin_dsn_without_rights_is_refused(service: Service, server: Postgr
     assert "needs CREATEROLE and CREATEDB" in done.stderr
 
 
-PLUGIN = ("-m", "pytest", "-p", "mt_paas_db.isolation.plugin", "-p", "no:cacheprovider", "-q")
+PLUGIN = ("-m", "pytest", "-p", "no:cacheprovider", "-q")  # an installed package brings the plugin along
 
 
 def test_pytest_runs_nothing_of_it_without_the_flag(service: Service, manager: TenantManager, tmp_path: Path) -> None:
