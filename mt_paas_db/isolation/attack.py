@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Tier = Literal["role", "login"]
 TIERS: tuple[Tier, ...] = ("role", "login")
 
+RUN_TIERS: tuple[Tier, ...] = ("role",)
+"""Those that an installation can have, and that are therefore carried out and documented."""
+
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "A": "Context switch and role escape",

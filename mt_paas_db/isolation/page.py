@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mt_paas_db.isolation.attack import FAMILIES, TIERS, Attack, NotApplicable, Weakness
+from mt_paas_db.isolation.attack import FAMILIES, RUN_TIERS, Attack, NotApplicable, Weakness
 from mt_paas_db.isolation.catalogue import CATALOGUE, NOT_APPLICABLE
 
 _HEAD = """\
@@ -34,9 +34,9 @@ def page() -> str:
 
 
 def _table() -> str:
-    lines = [f"| attack | {' | '.join(f'tier `{tier}`' for tier in TIERS)} |", "|---|" + "---|" * len(TIERS)]
+    lines = [f"| attack | {' | '.join(f'tier `{tier}`' for tier in RUN_TIERS)} |", "|---|" + "---|" * len(RUN_TIERS)]
     for attack in CATALOGUE:
-        promises = ["held" if attack.promises[tier].held else "**not promised**" for tier in TIERS]
+        promises = ["held" if attack.promises[tier].held else "**not promised**" for tier in RUN_TIERS]
         lines.append(f"| `{attack.key}` {attack.title} | {' | '.join(promises)} |")
     return "\n".join(lines) + "\n"
 
@@ -46,7 +46,7 @@ def _attack(attack: Attack) -> str:
     lines += [f"*Why it is held.* {_flat(attack.why_held)}", ""]
     if attack.remains:
         lines += [f"*What remains.* {_flat(attack.remains)}", ""]
-    for tier in TIERS:
+    for tier in RUN_TIERS:
         if not attack.promises[tier].held:
             lines += [f"*Tier `{tier}`.* Not promised: {attack.promises[tier].because}.", ""]
     if attack.needs:

@@ -21,7 +21,7 @@ import mt_paas_db
 from mt_paas_db.core.manager import TenantManager
 from mt_paas_db.core.models import metadata_of
 from mt_paas_db.errors import ConfigurationError
-from mt_paas_db.isolation.attack import Attack, Tier
+from mt_paas_db.isolation.attack import RUN_TIERS, Attack, Tier
 from mt_paas_db.isolation.catalogue import CATALOGUE, NOT_APPLICABLE
 from mt_paas_db.isolation.channel import Channel, Trace
 from mt_paas_db.isolation.ground import Fill, Ground, laid
@@ -82,6 +82,8 @@ class Suite:
         factories: Mapping[str, Factory] | None = None,
         rows: int = 3,
     ) -> None:
+        if unknown := set(tiers) - set(RUN_TIERS):
+            raise ConfigurationError(f"no installation has the tier {', '.join(sorted(unknown))}")
         self.manager = manager
         self.metadata = _metadata(manager, metadata)
         self.requirements = Requirements.of(requirements or {}, known=_known_names())
