@@ -154,6 +154,11 @@ $withhold_again$;
 PREPARE mt_paas_db_lock (text) AS
 SELECT 1 / pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int;
 
+-- name: prepare_lock_until_commit
+-- The same lock, for as long as a transaction.
+PREPARE mt_paas_db_lock_until_commit (text) AS
+SELECT 1 / pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int;
+
 -- name: prepare_unlock
 PREPARE mt_paas_db_unlock (text) AS
 SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0));
@@ -169,34 +174,52 @@ SELECT 1 / (NOT EXISTS (SELECT FROM pg_catalog.pg_description d
                            AND pg_catalog.starts_with(d.description, 'mt_paas_db interrupted ')))::int;
 
 -- name: prepare_record
--- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, schema, role, and what its
--- structure must have in which relations; the verdict says whether it has, or null where that is not asked. A tenant that
--- differs counts as failed. Fails with a division by zero where a tenant is read-only and was not thought to be, or the
--- other way round; whoever makes it so meanwhile waits for the end of this transaction, and finds what was made in it.
-PREPARE {name} (bigint, bigint, text[], int, text, text, text, text[], boolean) AS
+-- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, and whether it is thought
+-- to be read-only. Fails with a division by zero where it is not what it was thought to be; whoever makes it so
+-- meanwhile waits for the end of this transaction, and finds what was made in it.
+PREPARE mt_paas_db_record (bigint, bigint, text[], int, boolean) AS
 WITH place AS MATERIALIZED (
-    SELECT 1 / ((t.state = 'read_only') = $9)::int AS held
+    SELECT 1 / ((t.state = 'read_only') = $5)::int AS held
       FROM mt_paas.tenant t
      WHERE t.generation = $2
        FOR NO KEY UPDATE
-), found AS MATERIALIZED (
-    SELECT {verdict} AS same, $5, $6, $7, $8, (SELECT held FROM place)
 ), copied AS (
     INSERT INTO mt_paas.tenant_revision (generation, heads)
     SELECT $2, $3 WHERE $2 > 0
         ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
 )
 UPDATE mt_paas.outcome o
-   SET state = CASE WHEN f.same IS FALSE THEN 'failed' ELSE 'migrated' END,
-       verified = f.same,
-       message = CASE WHEN f.same IS FALSE
-                      THEN 'migrated, but its structure is not the reference''s; '
-                           '`mt-paas-db migrate verify ' || o.tenant_id || '` says what differs' END,
-       to_heads = $3, attempts = $4, ended_at = clock_timestamp(), sqlstate = NULL, statement = NULL,
-       seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
+   SET state = 'migrated', verified = NULL, message = NULL, to_heads = $3, attempts = $4, ended_at = clock_timestamp(),
+       sqlstate = NULL, statement = NULL, seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
+ WHERE o.run_id = $1 AND o.generation = $2 AND coalesce((SELECT held FROM place), 1) = 1
+RETURNING o.state, o.seconds;
+
+-- name: prepare_alike
+-- Which of the tenants that a run has migrated have the structure they must have, in which relations; of those it is
+-- recorded. Bound are run, generations, schemas, roles, the fingerprint, and the relations.
+PREPARE {name} (bigint, bigint[], text[], text[], text, text[]) AS
+WITH found AS MATERIALIZED (
+    SELECT t.generation, ({fingerprint}) IS NOT DISTINCT FROM $5 AS same
+      FROM unnest($2, $3, $4) t (generation, schema, role)
+)
+UPDATE mt_paas.outcome o
+   SET verified = true, ended_at = clock_timestamp()
   FROM found f
- WHERE o.run_id = $1 AND o.generation = $2
-RETURNING o.state, o.verified, o.seconds, o.message;
+ WHERE f.same AND o.run_id = $1 AND o.generation = f.generation AND o.state = 'migrated'
+RETURNING o.generation;
+
+-- name: uncompared
+-- Tenants that a run has migrated and was to compare, and did not, as it was killed in between.
+SELECT o.generation
+  FROM mt_paas.run r
+  JOIN mt_paas.outcome o USING (run_id)
+ WHERE r.state <> 'succeeded'
+   AND r.action <> 'stamp'
+   AND (r.options ->> 'verify')::boolean
+   AND o.state = 'migrated'
+   AND o.verified IS NOT TRUE
+   AND o.generation > 0
+   AND NOT EXISTS (SELECT FROM mt_paas.outcome n WHERE n.generation = o.generation AND n.run_id > o.run_id);
 
 -- name: left_behind
 -- Tenants of which the last run that was to migrate them did not say that it had: they may be half way.

@@ -120,7 +120,6 @@ class Yard:
             shared_schemas=(),
             run_id=None,
             attempts=1,
-            likeness=None,
             final=to == "heads",
         )
         answer = run_online(scripts, order)

@@ -319,7 +319,6 @@ def test_who_did_not_come_to_the_end_did_not_succeed(service: Service, tmp_path:
             shared_schemas=(),
             run_id=None,
             attempts=1,
-            likeness=None,
             final=False,
         )
         answer = run_online(ground.scripts, order)

@@ -209,7 +209,9 @@ class Abattoir:
         def work() -> None:
             migrator = Migrator(self.assignment)
             arm()
-            assert migrator.migrate(position.target, ("a1",), self.ground.compiler, attempts=1).state == "migrated"
+            outcome = migrator.migrate(position.target, ("a1",), self.ground.compiler, attempts=1)
+            assert outcome is not None
+            assert outcome.state == "migrated"
 
         code = ended(forked(work))
         assert code in (0, -signal.SIGKILL), code
@@ -256,7 +258,7 @@ def after(at: int) -> None:
 
 @pytest.mark.parametrize("where", [before, after])
 def test_killed_at_each_step(launch: Callable[[int], Armada], where: Callable[[int], None]) -> None:
-    armada = launch(24)
+    armada = launch(28)
     fallen = 0
     with Abattoir.open(armada) as abattoir:
         for at, tenant in enumerate(tenants(armada), 1):
@@ -358,7 +360,6 @@ def online_until(abattoir: Abattoir, tenant: str, at: int) -> bool:
         shared_schemas=(),
         run_id=abattoir.assignment.run_id,
         attempts=1,
-        likeness=None,
         final=True,
     )
 

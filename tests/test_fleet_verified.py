@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from mt_paas_db.migrate import ledger
+from mt_paas_db.migrate import ledger, structure
+from mt_paas_db.migrate.comparison import Migrated, look_closely
+from mt_paas_db.migrate.migrator import Migrator
 from mt_paas_db.migrate.plan import Selection
 from mt_paas_db.migrate.report import Report
 from tests.armada import ADD_ONLINE, ADD_TITLE, CONCURRENTLY, QUICK, Armada
@@ -74,18 +77,18 @@ def test_what_is_there_besides_or_is_not_is_seen_anyway(armada: Armada, drift: s
 def test_a_later_wave_knows_what_the_first_one_changed(armada: Armada, monkeypatch: pytest.MonkeyPatch) -> None:
     armada.history.add("a2", ADD_TITLE, after="a1")
     assert armada.fleet().upgrade(selection=Selection(tenants=("hallym",)), options=QUICK).ok
-    used: list[ledger.Likeness | None] = []
-    record = ledger.record
+    used: list[ledger.Likeness] = []
+    alike = ledger.alike
 
-    def spy(*args: Any) -> list[str]:
+    def spy(*args: Any) -> frozenset[int]:
         used.append(args[-1])
-        return record(*args)
+        return alike(*args)
 
-    monkeypatch.setattr(ledger, "record", spy)
+    monkeypatch.setattr(ledger, "alike", spy)
     report = armada.fleet().upgrade(options=QUICK)
     assert report.ok
     assert report.migrated == 2
-    assert [likeness.scope.relations for likeness in used if likeness] == [("note",), ("note",)]
+    assert {likeness.scope.relations for likeness in used} == {("note",)}
 
 
 def test_who_comes_from_elsewhere_is_compared_whole(armada: Armada) -> None:
@@ -96,3 +99,62 @@ def test_who_comes_from_elsewhere_is_compared_whole(armada: Armada) -> None:
     armada.ask("snu", "ALTER TABLE room ALTER name SET DEFAULT 'x'")  # still at a1
     report = armada.fleet().upgrade(options=QUICK)
     assert [failure.tenant_id for failure in report.failures] == ["snu"]
+
+
+@pytest.mark.parametrize("again", ["upgrade", "resume"])
+def test_who_was_migrated_by_a_run_that_ended_before_it_compared_them_is_compared_by_the_next(
+    armada: Armada, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    armada.ask("korea", "CREATE TABLE stray (id int)")
+
+    def fall(self: Migrator) -> list[Any]:
+        if self.must_compare:
+            raise RuntimeError("killed")
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Migrator, "compare", fall)
+        with pytest.raises(RuntimeError, match="killed"):
+            armada.fleet().upgrade(selection=Selection(tenants=("korea",)), options=QUICK)
+    assert armada.heads("korea") == ("a2",)
+    options = replace(QUICK, max_failures=3)
+    report = armada.fleet().upgrade(options=options) if again == "upgrade" else armada.fleet().resume(options=options)
+    assert {failure.tenant_id for failure in report.failures} == {"korea"}
+
+
+def test_one_that_the_comparison_breaks_on_is_no_reason_not_to_look_at_the_others(
+    armada: Armada, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    armada.ask("korea", "CREATE TABLE stray (id int)")
+
+    def broken(*_: Any) -> frozenset[int]:
+        raise psycopg.errors.InternalError_("cache lookup failed for relation 4711")
+
+    monkeypatch.setattr(ledger, "alike", broken)
+    report = armada.fleet().upgrade(options=replace(QUICK, max_failures=3))
+    assert {failure.tenant_id for failure in report.failures} == {"korea"}
+    with armada.fleet().ground() as ground:
+        outcomes = list(ledger.outcomes(ground.connection, report.run_id or 0))
+    assert {o["tenant_id"]: o["verified"] for o in outcomes if o["generation"] > 0} == {
+        "hallym": True,
+        "korea": False,
+        "snu": True,
+    }
+
+
+def test_one_that_was_taken_on_meanwhile_is_not_held_to_what_it_was(armada: Armada) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    assert armada.fleet().upgrade(options=QUICK).ok
+    with armada.fleet().ground() as ground:
+        position = next(p for p in ground.positions() if p.target.tenant_id == "korea")
+        whole = structure.snapshot(ground.connection, ground.reference.schema, ground.reference.schema).objects
+        likeness = ledger.Likeness(structure.WHOLE, "of the reference as it was")
+        expected = ledger.Expected(("a2",), likeness, {}, whole)
+        armada.history.add("a3", 'op.add_column("note", sa.Column("mood", sa.Text))', after="a2")
+        assert armada.fleet().upgrade(options=QUICK).ok
+        migrated = Migrated(position.target, ledger.Outcome("migrated", ("a2",)))
+        assert look_closely(ground.connection, migrated, expected, likeness).verified is None
+        migrated = Migrated(position.target, ledger.Outcome("migrated", ("a3",)))
+        assert look_closely(ground.connection, migrated, expected, likeness).state == "failed"

@@ -1,8 +1,8 @@
 """One script, carried out on one tenant, on one connection.
 
-A script of one transaction is one message: lock, transaction, unlock. One of several steps holds the lock meanwhile,
-and leaves a mark on the version table between two of them, in the same transactions, so that whoever comes after a
-kill goes on where it was, and applies nothing twice.
+A script of one transaction is one message, which holds the tenant's lock. One of several steps holds it meanwhile, and
+leaves a mark on the version table between two of them, in the same transactions, so that whoever comes after a kill
+goes on where it was, and applies nothing twice.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ Record = Callable[[Heads], list[str]]
 """Returns SQL that records a tenant at these heads, in the transaction that brings it there."""
 
 DIVISION_BY_ZERO = "22012"
+
+_NOT_THERE = ("23502", "42P01", "3F000")
+"""A version that became null as it was another, a version table that is not there, a schema that is not."""
 
 _IN_BLOCK = re.compile(r"\b(set|reset|discard|temp|temporary|execute|call|perform)\b", re.IGNORECASE)
 _COPY = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
@@ -62,9 +65,7 @@ class Recorded(NamedTuple):
     """What the record yielded."""
 
     state: str
-    verified: bool | None
     seconds: float
-    message: str | None
 
 
 def look(connection: psycopg.Connection[Any], target: Target) -> Whereabouts:
@@ -109,8 +110,8 @@ class Application:
         steps = script.steps(None if script.action == "stamp" else mark)
         try:
             if len(steps) == 1:
-                statements = self._transaction(target, steps[0], script.start, mark, record)
-                return self._recorded(self._locked(target, statements))
+                statements = self._transaction(target, steps[0], script.start, mark, record, takes_lock=True)
+                return self._recorded(self._send(statements))
             self.take(target)
             try:
                 return self._in_steps(target, steps, script.start, mark, record)
@@ -129,9 +130,7 @@ class Application:
             if step.alone:
                 again = mark is not None and mark == step.begun
                 if not again:
-                    self._send(
-                        message.begun(target, step, owner=self._owner, patience=self._patience, heads=heads, mark=mark)
-                    )
+                    self._send(message.begun(target, step, patience=self._patience, heads=heads, mark=mark))
                 self._alone(target, step, again=again)
                 mark = step.begun
             else:
@@ -141,16 +140,23 @@ class Application:
         return recorded
 
     def _transaction(
-        self, target: Target, step: Step, heads: Heads, mark: Mark | None, record: Record | None
+        self,
+        target: Target,
+        step: Step,
+        heads: Heads,
+        mark: Mark | None,
+        record: Record | None,
+        *,
+        takes_lock: bool = False,
     ) -> list[Statement]:
         return message.transaction(
             target,
             step,
-            owner=self._owner,
             patience=self._patience,
             heads=heads,
             mark=mark,
             record=record(step.heads) if record else (),
+            takes_lock=takes_lock,
         )
 
     def _alone(self, target: Target, step: Step, *, again: bool) -> None:
@@ -178,13 +184,6 @@ class Application:
         table = f"{message.identifier(build.schema or target.schema)}.{message.identifier(build.table)}"
         for index in invalid_indexes(self._connection, table, build.name):
             self._connection.execute(f"DROP INDEX CONCURRENTLY {index}".encode())
-
-    def _locked(self, target: Target, statements: list[Statement]) -> list[pq.abc.PGresult]:
-        try:
-            return self._send([message.lock(target), *statements, message.unlock(target)])
-        except (StatementError, MovedError):
-            self.release(target)
-            raise
 
     def take(self, target: Target) -> None:
         """Take the tenant's lock. Raises `BusyError`."""
@@ -221,23 +220,16 @@ class Application:
             raise BusyError
         if failed.label == "record" and error.sqlstate == DIVISION_BY_ZERO:
             raise MovedError  # to or from read-only
-        if failed.label in ("guard", "swap") and error.sqlstate in (DIVISION_BY_ZERO, "42P01", "3F000"):
+        if failed.label in ("guard", "swap") and error.sqlstate in (DIVISION_BY_ZERO, *_NOT_THERE):
             raise MovedError
         raise StatementError(failed.label, failed.text, error)
 
     @staticmethod
     def _recorded(results: Sequence[pq.abc.PGresult]) -> Recorded | None:
-        """Return what the record yielded: the only result with rows of four columns named so."""
+        """Return what the record yielded: the last result of two columns named so."""
         for result in reversed(results):
-            names = [result.fname(n) for n in range(result.nfields)]
-            if names == [b"state", b"verified", b"seconds", b"message"] and result.ntuples:
-                state, verified, seconds, said = (result.get_value(0, n) for n in range(4))
-                return Recorded(
-                    (state or b"").decode(),
-                    None if verified is None else verified == b"t",
-                    float(seconds or 0),
-                    None if said is None else said.decode(),
-                )
+            if [result.fname(n) for n in range(result.nfields)] == [b"state", b"seconds"] and result.ntuples:
+                return Recorded((result.get_value(0, 0) or b"").decode(), float(result.get_value(0, 1) or 0))
         return None
 
 

@@ -171,12 +171,13 @@ class Fleet:
                 for outcome in ledger.outcomes(ground.connection, run.run_id)
                 if outcome["state"] in ("failed", "not_attempted")
             ]
+            uncompared = ledger.uncompared(ground.connection)
             target = _resumed_target(ground, run, left)
         selection = Selection(
             canary=tuple(run.options.get("canary", ())),
             wave_size=run.options.get("wave_size"),
             shared_only=bool(run.options.get("shared_only")),
-            generations=frozenset(one.generation for one in left),
+            generations=frozenset(one.generation for one in left) | uncompared,
         )
         kept = {name: value for name, value in run.options.items() if name in Options.__dataclass_fields__}
         options = options or Options(**{**kept, **changed})

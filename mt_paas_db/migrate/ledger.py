@@ -23,7 +23,7 @@ from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.message import Target, literal
 from mt_paas_db.migrate.script import Heads
-from mt_paas_db.migrate.structure import WHOLE, Scope, Structure
+from mt_paas_db.migrate.structure import Scope, Structure
 
 OutcomeState = Literal["not_attempted", "migrated", "unchanged", "failed"]
 RunState = Literal["running", "succeeded", "failed", "stopped", "interrupted", "lost"]
@@ -253,26 +253,20 @@ class Expected:
         return self.changes.get(heads, self.whole)
 
 
-def record(run_id: int, target: Target, heads: Heads, attempts: int, likeness: Likeness | None) -> list[str]:
+def record(run_id: int, target: Target, heads: Heads, attempts: int) -> list[str]:
     """Return SQL that records a tenant as migrated, in the transaction that migrates it; `prepare` comes before.
 
-    With a `likeness` its structure is compared first, and a tenant that differs is recorded as failed. Of a
-    read-only tenant what was made is withheld, too. The last statement yields state, verified, seconds and message.
+    Of a read-only tenant what was made is withheld, too. The last statement yields state and seconds.
     """
-    role = target.role or target.schema
-    scope, wanted = likeness or (WHOLE, None)
     read_only = target.state == TenantState.READ_ONLY
-    values = (run_id, target.generation, heads, attempts, target.schema, role, wanted, scope.relations)
-    execute = f"EXECUTE {_name(likeness)}({', '.join(map(literal, values))}, {read_only})"
+    values = f"{run_id}, {target.generation}, {literal(heads)}, {attempts}, {read_only}"
+    execute = f"EXECUTE mt_paas_db_record({values})"
     return [_withhold_again(target), execute] if read_only else [execute]
 
 
-def prepare(connection: psycopg.Connection[Any], prepared: set[str], likeness: Likeness | None) -> None:
-    """Prepare on a connection what `record` calls, unless it is in `prepared`."""
-    name = _name(likeness)
-    if name not in prepared:
-        connection.execute(_prepared(name, likeness.scope if likeness else None).encode())
-        prepared.add(name)
+def prepare(connection: psycopg.Connection[Any]) -> None:
+    """Prepare on a connection what `record` calls."""
+    connection.execute(queries("migrate")["prepare_record"].encode())
 
 
 def _withhold_again(target: Target) -> str:
@@ -281,20 +275,41 @@ def _withhold_again(target: Target) -> str:
     return ddl("migrate", "withhold_again", **{name: sql.Literal(value) for name, value in values.items()})
 
 
-def _name(likeness: Likeness | None) -> str:
-    if likeness is None:
-        return "mt_paas_db_record"
-    if likeness.scope.relations is None:
-        return "mt_paas_db_record_whole"
-    return "mt_paas_db_record_changes" + ("_besides" if likeness.scope.besides else "")
+# -- what they have come to
+
+
+def alike(
+    connection: psycopg.Connection[Any],
+    prepared: set[str],
+    run_id: int,
+    targets: Sequence[Target],
+    likeness: Likeness,
+) -> frozenset[int]:
+    """Return which of the tenants that a run has migrated are as they must be, and record that: one query.
+
+    What it takes is prepared on the connection, unless it is in `prepared`.
+    """
+    scope = likeness.scope
+    name = "mt_paas_db_alike" + ("" if scope.relations is None else "_in") + ("_besides" if scope.besides else "")
+    if name not in prepared:
+        connection.execute(_alike(name, whole=scope.relations is None, besides=scope.besides).encode())
+        prepared.add(name)
+    generations = f"ARRAY[{', '.join(str(target.generation) for target in targets)}]::bigint[]"
+    schemas = [target.schema for target in targets]
+    roles = [target.role or target.schema for target in targets]
+    values = f"{literal(schemas)}, {literal(roles)}, {literal(likeness.fingerprint)}, {literal(scope.relations)}"
+    found = connection.execute(f"EXECUTE {name}({run_id}, {generations}, {values})".encode())
+    return frozenset(generation for (generation,) in found)
 
 
 @cache
-def _prepared(name: str, scope: Scope | None) -> str:
+def _alike(name: str, *, whole: bool, besides: bool) -> str:
     # A statement for each kind, not one with conditions: a large plan costs even where it is not executed.
-    verdict = "NULL::boolean"
-    if scope is not None:
-        relations = None if scope.relations is None else "$8"
-        fingerprint = structure.fingerprint_sql(schema="$5", role="$6", besides=scope.besides, relations=relations)
-        verdict = f"({fingerprint}) IS NOT DISTINCT FROM $7"
-    return ddl("migrate", "prepare_record", name=name, verdict=sql.SQL(verdict))
+    relations = None if whole else "$6"
+    fingerprint = structure.fingerprint_sql(schema="t.schema", role="t.role", besides=besides, relations=relations)
+    return ddl("migrate", "prepare_alike", name=name, fingerprint=sql.SQL(fingerprint))
+
+
+def uncompared(connection: psycopg.Connection[Any]) -> frozenset[int]:
+    """Return the tenants that a run has migrated and was to compare, and did not live to."""
+    return frozenset(generation for (generation,) in _run(connection, "uncompared"))

@@ -1,8 +1,8 @@
 """What is sent to migrate one tenant: SQL text with a label on each statement. Pure.
 
-A transaction's statements go in one message of the simple protocol, from the lock to the unlock, so that a tenant costs
-one round trip. The labels tell which statement an error came from. Bookkeeping names the schema; the revisions' own
-statements find it by the path, which has nothing else on it, and so are the same text for all tenants.
+A transaction's statements go in one message of the simple protocol, with the lock, so that a tenant costs one round
+trip. The labels tell which statement an error came from. Bookkeeping names the schema; the revisions' own statements
+find it by the path, which has nothing else on it, and so are the same text for all tenants.
 """
 
 from __future__ import annotations
@@ -72,9 +72,14 @@ def literal(value: str | int | Sequence[str] | None) -> str:
     return f"ARRAY[{', '.join(map(literal, value))}]::text[]"
 
 
-def lock(target: Target) -> Statement:
-    """Take the tenant's lock, or fail with a division by zero. It is the connection's, not a transaction's."""
-    return Statement("lock", f"EXECUTE mt_paas_db_lock({literal(target.schema)})")
+def lock(target: Target, *, until_commit: bool = False) -> Statement:
+    """Take the tenant's lock, or fail with a division by zero.
+
+    It is the connection's, until `unlock`; or the transaction's, which saves a statement where there is but one
+    transaction. Both are the same lock: who has it one way keeps out who wants it the other.
+    """
+    name = "mt_paas_db_lock_until_commit" if until_commit else "mt_paas_db_lock"
+    return Statement("lock", f"EXECUTE {name}({literal(target.schema)})")
 
 
 def unlock(target: Target) -> Statement:
@@ -105,12 +110,11 @@ def heads(target: Target) -> str:
     return f'SELECT version_num FROM {target.versions} ORDER BY version_num COLLATE "C"'
 
 
-def begin(owner: str, patience: Patience) -> Iterator[Statement]:
-    """Begin a transaction as the owner. The path is not the tenant's yet: bookkeeping names the schema, and what is
-    prepared would be planned anew under another path than the last time.
+def begin(patience: Patience) -> Iterator[Statement]:
+    """Begin a transaction. The path is not the tenant's yet: bookkeeping names the schema, and what is prepared would
+    be planned anew under another path than the last time.
     """
     yield Statement("begin", "BEGIN")
-    yield Statement("begin", f"SET LOCAL ROLE {identifier(owner)}")
     yield Statement("begin", f"SET LOCAL lock_timeout = {round(patience.lock_timeout_s * 1000)}")
     if patience.statement_timeout_s:  # else the connection's own, which is none
         yield Statement("begin", f"SET LOCAL statement_timeout = {round(patience.statement_timeout_s * 1000)}")
@@ -138,10 +142,11 @@ def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = No
 
 
 def _swap(target: Target, old: str, new: str) -> str:
-    table = target.versions
+    # Every row counts, so that one at another revision, which becomes null, is no less a reason to stop than none.
     return (
-        f"WITH swapped AS (UPDATE {table} SET version_num = {literal(new)} WHERE version_num = {literal(old)} "
-        f"AND (SELECT count(*) FROM {table}) = 1 RETURNING 1) SELECT 1 / count(*) FROM swapped"
+        f"WITH swapped AS (UPDATE {target.versions} SET version_num = CASE version_num WHEN {literal(old)} THEN "
+        f"{literal(new)} END RETURNING version_num) "
+        "SELECT 1 / (count(*) = 1 AND count(version_num) = 1)::int FROM swapped"
     )
 
 
@@ -177,15 +182,20 @@ def transaction(
     target: Target,
     step: Step,
     *,
-    owner: str,
     patience: Patience,
     heads: Heads,
     mark: Mark | None,
     record: Sequence[str] = (),
+    takes_lock: bool = False,
 ) -> list[Statement]:
-    """Return a transactional step's statements, from BEGIN to COMMIT. `heads` and `mark` are what it must find."""
+    """Return a transactional step's statements, from BEGIN to COMMIT. `heads` and `mark` are what it must find.
+
+    `takes_lock`: the transaction itself takes the tenant's lock, which ends with it.
+    """
     guards = list(guard(target, heads, mark, step.heads if step.mark is None else None))
-    statements = [*begin(owner, patience), *guards]
+    first, *others = begin(patience)
+    locks = [lock(target, until_commit=True)] if takes_lock else []
+    statements = [first, *locks, *others, *guards]
     statements.append(Statement("begin", f"SET LOCAL search_path = {identifier(target.schema)}, pg_temp"))
     statements += [Statement("statement", item.text) for item in step.items]
     if not any(statement.label == "swap" for statement in guards):
@@ -200,12 +210,10 @@ def transaction(
     return statements
 
 
-def begun(
-    target: Target, step: Step, *, owner: str, patience: Patience, heads: Heads, mark: Mark | None
-) -> list[Statement]:
+def begun(target: Target, step: Step, *, patience: Patience, heads: Heads, mark: Mark | None) -> list[Statement]:
     """Return what marks a step outside a transaction as begun."""
     return [
-        *begin(owner, patience),
+        *begin(patience),
         *guard(target, heads, mark),
         note(target, step.begun),
         Statement("commit", "COMMIT"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import psycopg
 
 from mt_paas_db.catalog.values import TenantState
 from mt_paas_db.errors import RevisionError, ServerUnavailableError, TenancyError
-from mt_paas_db.migrate import ledger, structure
+from mt_paas_db.migrate import ledger
 from mt_paas_db.migrate.apply import (
     Application,
     BusyError,
@@ -22,20 +23,21 @@ from mt_paas_db.migrate.apply import (
     Whereabouts,
     look,
 )
+from mt_paas_db.migrate.comparison import Migrated, Waiting, look_closely
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.direct import Direct
-from mt_paas_db.migrate.ledger import Expected, Outcome
+from mt_paas_db.migrate.ledger import Expected, Likeness, Outcome
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.online import Order, run_online
 from mt_paas_db.migrate.report import Options
 from mt_paas_db.migrate.script import Action, Heads, Mark, Script, depends_on_place
-from mt_paas_db.migrate.verify import compare
 from mt_paas_db.migrate.worker import Worker, WorkerLostError
 
 TRY_AGAIN = frozenset({"55P03", "40P01", "40001"})
 """A lock was not to be had in time, a deadlock, a serialization failure: another time it may work."""
 
 _MOVES = 5
+_PAUSE_S = 0.5
 
 
 class TryAgainError(Exception):
@@ -69,6 +71,7 @@ class Migrator:
         self._connections: dict[str, psycopg.Connection[Any]] = {}
         self._workers: dict[int, Worker] = {}
         self._prepared: set[str] = set()  # on the connection to the catalog's database
+        self._waiting = Waiting()
 
     def close(self) -> None:
         """Close the connections, and end the process."""
@@ -88,17 +91,35 @@ class Migrator:
                 with suppress(psycopg.Error):  # it is going anyway
                     connection.cancel_safe(timeout=5)
 
-    def migrate(self, target: Target, heads: Heads, compiler: Compiler, *, attempts: int) -> Outcome:
+    def migrate(self, target: Target, heads: Heads, compiler: Compiler, *, attempts: int) -> Outcome | None:
         """Bring a tenant from `heads`, where it is thought to stand, to the destination; record and return how it went.
+
+        None: it was migrated, and is compared by `compare`, which returns its outcome.
 
         Raises:
             TryAgainError: A lock stood in the way, or the process that ran the revisions was lost.
             ServerUnavailableError: The server was lost, and is not back; what the tenant knows decides later.
         """
-        outcome = self._outcome(target, heads, compiler, attempts)
+        outcome, likeness = self._outcome(target, heads, compiler, attempts)
+        if likeness is not None:
+            self._waiting.add(Migrated(target, outcome), likeness)
+            return None
         if not outcome.recorded:
             self._write(target, outcome)
         return outcome
+
+    @property
+    def must_compare(self) -> bool:
+        """Whether it is time for `compare`."""
+        return self._waiting.due
+
+    def compare(self) -> list[Migrated]:
+        """Compare what has been migrated and was not compared; record and return how each came out.
+
+        Raises `ServerUnavailableError` where the server was lost, and did not come back in time.
+        """
+        groups = self._waiting.take().items()
+        return [done for likeness, group in groups for done in self._persistently(self._compare, group, likeness)]
 
     def give_up(self, target: Target, outcome: Outcome) -> None:
         """Record what became of a tenant that is not tried again. Raises `ServerUnavailableError`."""
@@ -106,7 +127,10 @@ class Migrator:
 
     # -- the attempt
 
-    def _outcome(self, target: Target, heads: Heads, compiler: Compiler, attempts: int) -> Outcome:
+    def _outcome(
+        self, target: Target, heads: Heads, compiler: Compiler, attempts: int
+    ) -> tuple[Outcome, Likeness | None]:
+        """Return how it went, and what the tenant is yet to be compared with."""
         began = time.monotonic()
 
         def failed(sqlstate: str | None, statement: str | None, said: str) -> Outcome:
@@ -134,9 +158,11 @@ class Migrator:
             outcome = failed(None, None, str(error))
         if outcome.state == "failed" and outcome.sqlstate in TRY_AGAIN:
             raise TryAgainError(outcome, counts=True)
-        return outcome
+        return outcome, None
 
-    def _towards(self, target: Target, heads: Heads, compiler: Compiler, attempts: int) -> Outcome:
+    def _towards(
+        self, target: Target, heads: Heads, compiler: Compiler, attempts: int
+    ) -> tuple[Outcome, Likeness | None]:
         """Go on from wherever the tenant turns out to stand, until it is at the destination."""
         action = self.assignment.action
         destination = self._fixed(heads, compiler)
@@ -146,7 +172,7 @@ class Migrator:
             if not script.parts:
                 if mark is not None:
                     raise RevisionError(f"a run was stopped inside revision {mark.revision}, which is not on the way")
-                return Outcome("unchanged", heads, attempts)
+                return Outcome("unchanged", heads, attempts), None
             stretch = script if action == "stamp" else script.stretch(mark)
             final = stretch.end == script.end
             try:
@@ -158,7 +184,7 @@ class Migrator:
                 moved += 1
                 found = look(self._connection(target.entry), target)
                 if (not found.has_schema or found.heads is None) and self._is_deleted(target):
-                    return Outcome("unchanged", heads, attempts, message="it was deleted meanwhile")
+                    return Outcome("unchanged", heads, attempts, message="it was deleted meanwhile"), None
                 there = self._checked(target, found, heads, compiler)
                 known, target = target, self._in_its_state(target)
                 if moved == _MOVES or (there == heads and found.mark == mark and target == known):
@@ -174,7 +200,7 @@ class Migrator:
         """Return a tenant as it is now: read-only, or not any more."""
         if target.generation <= 0:
             return target
-        state = ledger.state_of(self._connection(self.assignment.home), target.generation)
+        state = ledger.state_of(self._home(), target.generation)
         return replace(target, state=state or target.state)
 
     def _fixed(self, heads: Heads, compiler: Compiler) -> str:
@@ -202,9 +228,6 @@ class Migrator:
     ) -> Recorded | None:
         """Carry out a stretch of the way; the `final` one is recorded."""
         assignment = self.assignment
-        # A read-only tenant has less rights than the reference; it is compared afterwards, without them.
-        expected = self._expected(script) if target.state != TenantState.READ_ONLY else None
-        likeness = expected.of_one_from(script.start) if expected is not None else None
         at_home = target.entry == assignment.home
         if script.way == "online":
             order = Order(
@@ -221,16 +244,14 @@ class Migrator:
                 shared_schemas=assignment.shared_schemas,
                 run_id=assignment.run_id if at_home else None,
                 attempts=attempts,
-                likeness=likeness,
                 final=final,
             )
             return self._online(order, compiler)
         record: Record | None = None
         if at_home and final:
-            ledger.prepare(self._connection(target.entry), self._prepared, likeness)
 
             def record(heads: Heads) -> list[str]:
-                return ledger.record(assignment.run_id, target, heads, attempts, likeness)
+                return ledger.record(assignment.run_id, target, heads, attempts)
 
         return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
 
@@ -263,32 +284,62 @@ class Migrator:
         expected = self.assignment.expected
         return expected if expected is not None and expected.heads == script.end else None
 
-    def _migrated(self, target: Target, script: Script, recorded: Recorded | None, attempts: int) -> Outcome:
-        """Return how it went; a structure that was not compared in the transaction, or not for sure, is now."""
+    def _migrated(
+        self, target: Target, script: Script, recorded: Recorded | None, attempts: int
+    ) -> tuple[Outcome, Likeness | None]:
+        """Return how it went, and what the tenant is yet to be compared with: as a rule it is, with others."""
+        seconds = recorded.seconds if recorded is not None else None
+        outcome = Outcome("migrated", script.end, attempts, seconds, recorded=recorded is not None)
         expected = self._expected(script)
-        if recorded is not None and (expected is None or recorded.verified is not None):
-            state: Any = recorded.state
-            return Outcome(
-                state,
-                script.end,
-                attempts,
-                recorded.seconds,
-                recorded.verified,
-                message=recorded.message,
-                recorded=True,
-            )
-        outcome = Outcome("migrated", script.end, attempts, recorded.seconds if recorded is not None else None)
         if expected is None:
-            return outcome
-        connection, role = self._connection(target.entry), target.role or target.schema
-        scope, fingerprint = expected.of_one_from(script.start)
-        if structure.fingerprint(connection, target.schema, role, scope) == fingerprint:
-            return outcome._replace(verified=True)
-        differences = compare(expected.objects, structure.snapshot(connection, target.schema, role).objects, target)
-        if not differences:
-            return outcome._replace(verified=True)
-        said = NOT_LIKE_REFERENCE.format(target.tenant_id)
-        return outcome._replace(state="failed", verified=False, message=said)
+            return outcome, None
+        likeness = expected.of_one_from(script.start)
+        # A read-only tenant has less rights than the reference. What another server says is recorded here.
+        if recorded is not None and target.state != TenantState.READ_ONLY:
+            return outcome, likeness
+        found = look_closely(self._connection(target.entry), Migrated(target, outcome), expected, likeness)
+        return found._replace(recorded=False), None
+
+    def _compare(self, group: Sequence[Migrated], likeness: Likeness) -> list[Migrated]:
+        try:
+            targets = [one.target for one in group]
+            alike = ledger.alike(self._home(), self._prepared, self.assignment.run_id, targets, likeness)
+        except psycopg.Error as error:
+            self._raise_if_lost(error, "while tenants were compared")
+            alike = frozenset()  # one may be on its way out, and is no reason not to look at the others
+        return [
+            one._replace(outcome=one.outcome._replace(verified=True))
+            if one.target.generation in alike
+            else self._look_closely(one, likeness)
+            for one in group
+        ]
+
+    def _look_closely(self, one: Migrated, likeness: Likeness) -> Migrated:
+        """Compare a tenant by itself, as it is by now; record how it came out."""
+        expected = self.assignment.expected
+        assert expected is not None
+        try:
+            now = Migrated(self._in_its_state(one.target), one.outcome)
+            outcome = look_closely(self._connection(one.target.entry), now, expected, likeness)
+        except psycopg.Error as error:
+            self._raise_if_lost(error, f"while {one.target.tenant_id!r} was compared")
+            said = f"migrated, but its structure could not be compared: {_line(error)}"
+            outcome = one.outcome._replace(state="failed", sqlstate=error.sqlstate, message=said)
+        if outcome.state == "failed":
+            outcome = self._as_it_is(outcome, one.target)
+        self._write(one.target, outcome)
+        return Migrated(one.target, outcome)
+
+    def _persistently(self, ask: Callable[..., list[Migrated]], *about: Any) -> list[Migrated]:
+        """Ask the server; one that was lost, until it is back."""
+        deadline = time.monotonic() + self.assignment.options.reconnect_s
+        while True:
+            try:
+                return ask(*about)
+            except ServerUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
 
     def _as_it_is(self, failed: Outcome, target: Target) -> Outcome:
         """Return a failure with where the tenant really stands; it is none where the tenant was deleted meanwhile."""
@@ -303,10 +354,13 @@ class Migrator:
         return failed._replace(heads=found.heads or ())
 
     def _is_deleted(self, target: Target) -> bool:
-        home = self._connection(self.assignment.home)
+        home = self._home()
         return target.generation > 0 and ledger.is_deleted(home, target.generation)
 
     # -- connections
+
+    def _home(self) -> psycopg.Connection[Any]:
+        return self._connection(self.assignment.home)
 
     def _application(self, entry: str) -> Application:
         assignment = self.assignment
@@ -320,23 +374,25 @@ class Migrator:
             connection = self.assignment.direct.connect(entry)
             if entry == self.assignment.home:
                 self._prepared.clear()
+                ledger.prepare(connection)
                 ledger.hold_run(connection, self.assignment.run_id)
             self._connections[entry] = connection
         return connection
 
     def _write(self, target: Target, outcome: Outcome) -> None:
         """Write an outcome, and where the tenant stands, to the catalog."""
-        home = self._connection(self.assignment.home)
+        home = self._home()
         try:
             ledger.write_outcome(home, self.assignment.run_id, target, outcome)
             if target.generation > 0:
                 self._copy(home, target, outcome)
         except psycopg.Error as error:
-            if not is_lost(error):
-                raise
-            raise ServerUnavailableError(
-                self.assignment.home, f"lost while the outcome of {target.tenant_id!r} was recorded: {_line(error)}"
-            ) from error
+            self._raise_if_lost(error, f"while the outcome of {target.tenant_id!r} was recorded")
+            raise
+
+    def _raise_if_lost(self, error: psycopg.Error, when: str) -> None:
+        if is_lost(error):
+            raise ServerUnavailableError(self.assignment.home, f"lost {when}: {_line(error)}") from error
 
     def _copy(self, home: psycopg.Connection[Any], target: Target, outcome: Outcome) -> None:
         """Write down where the tenant stands, under its lock: what another runner writes meanwhile must stay."""
@@ -357,11 +413,6 @@ class Migrator:
                 raise
         finally:
             application.release(target)
-
-
-NOT_LIKE_REFERENCE = (
-    "migrated, but its structure is not the reference's; `mt-paas-db migrate verify {}` says what differs"
-)
 
 
 def is_lost(error: psycopg.Error) -> bool:

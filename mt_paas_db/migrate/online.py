@@ -32,7 +32,6 @@ from mt_paas_db.migrate.apply import (
 )
 from mt_paas_db.migrate.direct import connect
 from mt_paas_db.migrate.hazards import hazards
-from mt_paas_db.migrate.ledger import Likeness
 from mt_paas_db.migrate.message import Patience, Target
 from mt_paas_db.migrate.script import Action, Heads, Mark
 from mt_paas_db.migrate.scripts import Scripts
@@ -57,7 +56,6 @@ class Order:
     shared_schemas: tuple[str, ...]
     run_id: int | None
     attempts: int
-    likeness: Likeness | None
     final: bool
     """Whether it leads to where the run does, and is recorded."""
 
@@ -77,7 +75,6 @@ _CLEAN, _WRITTEN = "clean", "written"
 """In the mark of a revision that left its transaction: whether it had written something by then."""
 
 _open: dict[str, tuple[psycopg.Connection[Any], Engine]] = {}
-_prepared: dict[str, set[str]] = {}
 
 
 def _cancel() -> None:
@@ -138,11 +135,12 @@ def _connection(order: Order) -> tuple[psycopg.Connection[Any], Engine]:
     if known is not None and not known[0].closed:
         return known
     connection = connect(order.dsn, owner=order.owner, entry=order.target.entry)
+    if order.run_id is not None:
+        ledger.prepare(connection)
     connection.autocommit = False
     # Alembic and the revisions see this one connection, through SQLAlchemy, and nothing closes it in between.
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
     _open[order.dsn] = (connection, engine)
-    _prepared[order.dsn] = set()
     return _open[order.dsn]
 
 
@@ -168,8 +166,6 @@ class _Work:
         order, driver = self._order, self._driver
         driver.rollback()
         driver.autocommit = True
-        if order.run_id is not None:
-            ledger.prepare(driver, _prepared[order.dsn], order.likeness)
         try:
             driver.execute(message.lock(order.target).text.encode())
         except psycopg.errors.DivisionByZero:
@@ -270,7 +266,7 @@ class _Work:
         connection.exec_driver_sql(message.note(order.target, None).text)
         self._redo = None
         if there == order.end and order.final and order.run_id is not None:
-            *before, last = ledger.record(order.run_id, order.target, there, order.attempts, order.likeness)
+            *before, last = ledger.record(order.run_id, order.target, there, order.attempts)
             for text in before:
                 connection.exec_driver_sql(text, execution_options={"no_parameters": True})
             self._recorded = tuple(connection.exec_driver_sql(last).one())

@@ -9,10 +9,11 @@ import psycopg
 
 from mt_paas_db.errors import ServerUnavailableError, TenancyError
 from mt_paas_db.migrate import ledger, structure
+from mt_paas_db.migrate.comparison import NOT_LIKE_REFERENCE
 from mt_paas_db.migrate.ground import Ground
 from mt_paas_db.migrate.ledger import Expected, Likeness, Outcome
 from mt_paas_db.migrate.message import REFERENCE, SHARED
-from mt_paas_db.migrate.migrator import NOT_LIKE_REFERENCE, Assignment
+from mt_paas_db.migrate.migrator import Assignment
 from mt_paas_db.migrate.plan import Plan, Selection
 from mt_paas_db.migrate.report import Failure, Listener, Options, Report
 from mt_paas_db.migrate.runner import Runner, Tally
@@ -107,9 +108,13 @@ class FleetRun:
             self._compare_settled(tally)
 
     def _compare_settled(self, tally: Tally) -> None:
-        """Look again at what a resumed run left and is where it should be: it may have failed by its structure."""
+        """Look at what a former run left and is where it should be: it failed by its structure, or was not compared."""
+        if not self._options.verify:
+            return
         wanted = self._selection.generations
-        if wanted is None or not self._options.verify:
+        if wanted is None:
+            wanted = ledger.uncompared(self._ground.connection)
+        if not wanted:
             return
         seen = {failure.tenant_id for failure in tally.failures}
         left = [p for p in self._ground.positions() if p.target.generation in wanted]

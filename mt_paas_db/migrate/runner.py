@@ -45,8 +45,8 @@ class _Queue:
         self._under_way = 0
         self._closed = False
 
-    def take(self) -> _Job | None:
-        """Return the next job; None where there are no more, now or later."""
+    def take(self, *, wait: bool) -> _Job | None:
+        """Return the next job; None where there are no more, now or later; or none now, where one does not `wait`."""
         with self._changed:
             while not self._closed:
                 if self._waiting:
@@ -54,8 +54,10 @@ class _Queue:
                     if wait_s <= 0:
                         self._under_way += 1
                         return heapq.heappop(self._waiting)[2]
+                    if not wait:
+                        return None
                     self._changed.wait(wait_s)
-                elif self._under_way:
+                elif self._under_way and wait:
                     self._changed.wait()
                 else:
                     return None
@@ -207,7 +209,7 @@ class Runner:
             end.set()
 
     def _take_all(self, migrator: Migrator, queue: _Queue, compiler: Compiler) -> None:
-        while (job := queue.take()) is not None:
+        while (job := self._next(migrator, queue)) is not None:
             target = job.move.target
             with self.tally.lock:
                 self.tally.under_way[target.tenant_id] = time.monotonic()
@@ -223,6 +225,24 @@ class Runner:
                 queue.done()
             else:
                 queue.again(job, again_after_s)
+            if migrator.must_compare:
+                self._compare(migrator, queue)
+
+    def _next(self, migrator: Migrator, queue: _Queue) -> _Job | None:
+        """Return the next job; what waits to be compared does not wait for one that is to come."""
+        job = queue.take(wait=False)
+        if job is None:
+            self._compare(migrator, queue)
+            job = queue.take(wait=True)
+        return job
+
+    def _compare(self, migrator: Migrator, queue: _Queue) -> None:
+        try:
+            for target, outcome in migrator.compare():
+                self._count(target, outcome, queue)
+        except BaseException as error:  # nobody else would hear of it
+            self.tally.lost = error
+            queue.close()
 
     def _attempt(self, migrator: Migrator, job: _Job, compiler: Compiler, queue: _Queue) -> float | None:
         """Try a tenant once; return after how many seconds to try it again, or None where it is done with."""
@@ -247,7 +267,8 @@ class Runner:
                 return _backoff_s(job.attempts)
             outcome = error.outcome
             migrator.give_up(target, outcome)
-        self._count(target, outcome, queue)
+        if outcome is not None:
+            self._count(target, outcome, queue)
         return None
 
     @staticmethod
