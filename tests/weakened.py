@@ -76,6 +76,11 @@ class WeakGround:
                 connection.execute(sql.SQL(statement).format(**identifiers))
 
     @property
+    def owner(self) -> str:
+        """The role that owns all objects."""
+        return f"{self.service.name}_owner"
+
+    @property
     def parties(self) -> list[Any]:
         """The tenants that there are."""
         return [self.suite.ground.attacker, self.suite.ground.victim, self.suite.ground.heir]
@@ -103,13 +108,33 @@ def stray_grant(weak: WeakGround) -> None:
             "GRANT USAGE ON SCHEMA {schema} TO PUBLIC",
             "GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO PUBLIC",
             "GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO PUBLIC",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT ALL ON TABLES TO PUBLIC",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT ALL ON SEQUENCES TO PUBLIC",
             schema=party.schema,
+            owner=weak.owner,
         )
 
 
 def create_allowed(weak: WeakGround) -> None:
     for party in weak.parties:
         weak.execute("GRANT CREATE ON SCHEMA {schema} TO {role}", schema=party.schema, role=party.role)
+
+
+def own_tables(weak: WeakGround) -> None:
+    ground = weak.suite.ground
+    for table in ground.tables:
+        weak.execute(
+            "ALTER TABLE {schema}.{table} OWNER TO {role}",
+            "GRANT ALL ON {schema}.{table} TO {owner}",
+            schema=ground.attacker.schema,
+            table=table,
+            role=ground.attacker.role,
+            owner=weak.owner,
+        )
+
+
+def public_execute(weak: WeakGround) -> None:
+    weak.execute("ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT EXECUTE ON FUNCTIONS TO PUBLIC", owner=weak.owner)
 
 
 def login_superuser(weak: WeakGround) -> None:
@@ -149,6 +174,8 @@ ON_THE_SERVER: dict[Weakness, Callable[[WeakGround], None]] = {
     Weakness.TEMP_ALLOWED: temp_allowed,
     Weakness.STRAY_GRANT: stray_grant,
     Weakness.CREATE_ALLOWED: create_allowed,
+    Weakness.OWN_TABLES: own_tables,
+    Weakness.PUBLIC_EXECUTE: public_execute,
     Weakness.LOGIN_SUPERUSER: login_superuser,
     Weakness.LOGIN_PATH: login_path,
     Weakness.DEFINER_WITHOUT_PATH: definer_without_path,

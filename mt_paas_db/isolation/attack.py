@@ -105,6 +105,10 @@ class Weakness(enum.Flag):
     """A tenant that is created anew under an old id gets what the earlier one has left."""
     CREATE_ALLOWED = enum.auto()
     """Tenants may create functions in their own schema."""
+    OWN_TABLES = enum.auto()
+    """A tenant's tables belong to its own role."""
+    PUBLIC_EXECUTE = enum.auto()
+    """Everybody may execute what functions the owner role makes."""
 
 
 @dataclass(frozen=True, slots=True)
