@@ -158,6 +158,17 @@ def definer_without_path(weak: WeakGround) -> None:
         connection.execute(weaker.encode())
 
 
+def open_policy(weak: WeakGround) -> None:
+    """Written into what policies are made from, so that it holds for tables that an attack makes."""
+    with weak.service.superuser() as connection:
+        (written,) = connection.execute(
+            "SELECT pg_get_functiondef('mt_paas.declared_policies'::regproc)"
+        ).fetchone() or ("",)
+        predicate = "format('(%I = ( SELECT mt_paas.tenant() AS tenant))', coalesce(tenant_column, ''))"
+        assert written.count(predicate) == 1
+        connection.execute(written.replace(predicate, "'true'").encode())
+
+
 def reused_schema(weak: WeakGround) -> None:
     ground = weak.suite.ground
     with ground.manager.get_session(ground.heir.tenant_id) as session:
@@ -180,6 +191,7 @@ ON_THE_SERVER: dict[Weakness, Callable[[WeakGround], None]] = {
     Weakness.LOGIN_PATH: login_path,
     Weakness.DEFINER_WITHOUT_PATH: definer_without_path,
     Weakness.REUSED_SCHEMA: reused_schema,
+    Weakness.OPEN_POLICY: open_policy,
 }
 
 # -- in our code

@@ -109,6 +109,8 @@ class Weakness(enum.Flag):
     """A tenant's tables belong to its own role."""
     PUBLIC_EXECUTE = enum.auto()
     """Everybody may execute what functions the owner role makes."""
+    OPEN_POLICY = enum.auto()
+    """The policy of tables that tenants share lets every row through."""
 
 
 @dataclass(frozen=True, slots=True)
