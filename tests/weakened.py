@@ -15,12 +15,14 @@ import pytest
 from psycopg import sql
 
 from mt_paas_db.catalog.identifiers import parse_name
+from mt_paas_db.errors import TenantError
 from mt_paas_db.isolation.attack import Attack, Weakness
 from mt_paas_db.isolation.attacks.c_residue import PGBOUNCER
 from mt_paas_db.isolation.route import Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Finding
-from mt_paas_db.session import door, guard
+from mt_paas_db.session import context as session_context
+from mt_paas_db.session import door, guard, orm
 from mt_paas_db.session import pin as pin_module
 from mt_paas_db.session.dialects import pinning
 from tests.conftest import bouncer_for
@@ -289,6 +291,59 @@ def names_cut(patch: Patch) -> None:
     patch.setattr(door, "_known_name", cut)
 
 
+def refusal_swallowed(patch: Patch) -> None:
+    original = pinning.Pinning.do_begin
+
+    def do_begin(self: pinning.Pinning, dbapi_connection: Any) -> None:
+        try:
+            original(self, dbapi_connection)
+        except TenantError:
+            self._send(pinning.pin_state(dbapi_connection), b"BEGIN")
+
+    patch.setattr(pinning.Pinning, "do_begin", do_begin)
+
+
+def session_kept(patch: Patch) -> None:
+    """Give every tenant the first one's session, on the tenant's own engine."""
+    kept: list[Any] = []
+
+    def once(bind: Any, *, pin: pin_module.Pin, **options: Any) -> Any:
+        if not kept:
+            kept.append(orm.TenantSession(bind, pin=pin, **options))
+            patch.setattr(kept[0], "close", kept[0].rollback)  # which keeps what was committed
+        session = kept[0]
+        session.bind = session._tenant_engine = bind
+        session._pin, session._stamp = pin, (pin.tenant_id, pin.generation)
+        return session
+
+    patch.setattr(door, "TenantSession", once)
+
+
+def no_stamp(patch: Patch) -> None:
+    original = orm.TenantSession.__init__
+
+    def without_stamp(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self._stamp = None
+
+    patch.setattr(orm.TenantSession, "__init__", without_stamp)
+
+
+def no_context_check(patch: Patch) -> None:
+    for module in (guard, door):
+        patch.setattr(module, "tenant_in_force", lambda: None)
+
+
+def context_kept(patch: Patch) -> None:
+    @contextmanager
+    def kept(tenant_id: str) -> Iterator[Any]:
+        parsed = parse_name(tenant_id)
+        session_context._current.set(parsed)  # type: ignore[arg-type]
+        yield parsed
+
+    patch.setattr(session_context, "tenant_context", kept)
+
+
 IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
     Weakness.SEARCH_PATH_ONLY: lambda patch: pin_sent_as(patch, without(b"SET LOCAL ROLE")),
     Weakness.NO_PATH: lambda patch: pin_sent_as(patch, without(b"search_path", b"has_schema_privilege")),
@@ -302,6 +357,14 @@ IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
     Weakness.TWO_PHASE_ALLOWED: two_phase_allowed,
     Weakness.NAMES_FOLDED: names_folded,
     Weakness.NAMES_CUT: names_cut,
+    Weakness.ANY_ENGINE: lambda patch: patch.setattr(
+        orm.TenantSession, "get_bind", lambda self, *_, bind=None, **__: bind or self.bind
+    ),
+    Weakness.REFUSAL_SWALLOWED: refusal_swallowed,
+    Weakness.SESSION_KEPT: session_kept,
+    Weakness.NO_STAMP: no_stamp,
+    Weakness.NO_CONTEXT_CHECK: no_context_check,
+    Weakness.CONTEXT_KEPT: context_kept,
 }
 
 

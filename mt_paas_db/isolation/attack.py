@@ -111,6 +111,18 @@ class Weakness(enum.Flag):
     """Everybody may execute what functions the owner role makes."""
     OPEN_POLICY = enum.auto()
     """The policy of tables that tenants share lets every row through."""
+    ANY_ENGINE = enum.auto()
+    """A session runs on whatever engine a statement asks for."""
+    REFUSAL_SWALLOWED = enum.auto()
+    """A transaction whose pin was refused begins without it."""
+    SESSION_KEPT = enum.auto()
+    """One session serves all tenants in turn, with the objects in it."""
+    NO_STAMP = enum.auto()
+    """Objects do not know whose they are."""
+    NO_CONTEXT_CHECK = enum.auto()
+    """Nobody compares a session's tenant with the one in force."""
+    CONTEXT_KEPT = enum.auto()
+    """The tenant in force stays so after its block."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,29 @@ import re
 from types import ModuleType
 
 from mt_paas_db.isolation.attack import Attack, NotApplicable
-from mt_paas_db.isolation.attacks import a_escape, a_transaction, c_residue, c_statements, cve, e_definitions, f_names
+from mt_paas_db.isolation.attacks import (
+    a_escape,
+    a_transaction,
+    c_residue,
+    c_statements,
+    cve,
+    e_definitions,
+    f_names,
+    g_context,
+    g_orm,
+)
 
-MODULES: tuple[ModuleType, ...] = (a_escape, a_transaction, c_residue, c_statements, e_definitions, f_names, cve)
+MODULES: tuple[ModuleType, ...] = (
+    a_escape,
+    a_transaction,
+    c_residue,
+    c_statements,
+    e_definitions,
+    f_names,
+    g_orm,
+    g_context,
+    cve,
+)
 """One or more modules a family; an attack is in the catalogue once its module stands here."""
 
 
