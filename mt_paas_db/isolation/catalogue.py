@@ -15,6 +15,7 @@ from mt_paas_db.isolation.attacks import (
     e_definitions,
     f_names,
     g_context,
+    g_objects,
     g_orm,
 )
 
@@ -26,6 +27,7 @@ MODULES: tuple[ModuleType, ...] = (
     e_definitions,
     f_names,
     g_orm,
+    g_objects,
     g_context,
     cve,
 )

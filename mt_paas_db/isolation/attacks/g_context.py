@@ -1,11 +1,11 @@
-"""Family G, second half: the tenant in force, handed over to tasks, threads and generators; caches of the service."""
+"""Family G, third part: the tenant in force, handed over to tasks, threads and generators; caches of the service."""
 
 # attacks are SQL text; names and values in it pass quoted() and literal()
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
@@ -155,7 +155,7 @@ def _ask_as(c: Channel, tenant_id: str) -> None:
 def generator_sets_context(c: Channel) -> None:
     """A streamed response is made in a block of its own; whoever pulls the next page is inside that block."""
 
-    def pages() -> Iterator[int]:
+    def pages() -> Generator[int, None, None]:
         with context.tenant_context(c.target.tenant_id):
             yield 1
 
@@ -176,7 +176,7 @@ def generator_sets_context(c: Channel) -> None:
 def stream_of_another(c: Channel) -> None:
     """A streaming response is iterated by the server's task, when the request's own block is over."""
 
-    def pages() -> Iterator[list[Any]]:
+    def pages() -> Generator[list[Any], None, None]:
         with c.client(c.target) as them:
             while True:
                 yield them.send(c.read())
