@@ -97,7 +97,7 @@ def on_conflict(c: Channel) -> None:
     broken=Weakness.OPEN_POLICY,
 )
 def view_on_conflict(c: Channel) -> None:
-    """A view shows each tenant its own rows; an insert through it meets a row that it does not show."""
+    """A view shows each tenant its own rows; an insert through it, or below it, meets a row that it does not show."""
     views = [
         statement
         for name, how in (("owners", ""), ("invokers", "WITH (security_invoker) "))
@@ -107,7 +107,7 @@ def view_on_conflict(c: Channel) -> None:
         )
     ]
     with shared_table(c, *views) as schema:
-        for name in ("owners", "invokers"):
+        for name in ("owners", "invokers", "doc"):
             c.trial(
                 f"INSERT INTO {schema}.{name} AS d (tenant, id, body) VALUES ({c.target.generation}, 1, 'x') "
                 "ON CONFLICT (tenant, id) DO UPDATE SET body = d.body RETURNING d.body",
