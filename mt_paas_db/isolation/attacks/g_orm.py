@@ -144,11 +144,6 @@ def schema_translate_map(c: Channel) -> None:
                 them.call(through(c.target.schema))
             with c.client() as me:
                 me.call(through(None))
-        with c.trying("alternating"):
-            for _ in range(2):
-                for party in (c.target, c.me):
-                    with c.client(party) as client:
-                        client.call(through(party.schema))
         with c.trying("missing", refusals=(UNDEFINED_TABLE,)), c.client() as me:
             me.call(through(f"{c.target.schema}_missing"))
 
