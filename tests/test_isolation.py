@@ -373,6 +373,13 @@ def test_autocommit_and_two_phase_are_refused(runner: Runner) -> None:
 
     assert "AutocommitError" in attempt(runner, autocommit)
 
+    def engine_of_autocommit(session: Session) -> None:
+        engine: Any = session.get_bind()
+        engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+
+    for _ in range(3):  # the pool has fewer connections than that, and none is lost
+        assert "AutocommitError" in attempt(runner, engine_of_autocommit)
+
     def two_phase(session: Session) -> None:
         engine: Any = session.get_bind()
         with engine.connect() as connection:

@@ -50,6 +50,12 @@ def around_the_hooks(c: Channel) -> None:
     with c.trying("AUTOCOMMIT", refusals=(AutocommitError,)), engine_of_mine().connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         shown(connection.exec_driver_sql(c.read(c.target)))
+    autocommit = {"isolation_level": "AUTOCOMMIT"}
+    with (
+        c.trying("an engine of AUTOCOMMIT", refusals=(AutocommitError,)),
+        engine_of_mine().execution_options(**autocommit).connect() as connection,
+    ):
+        shown(connection.exec_driver_sql(c.read(c.target)))
     with c.trying("raw_connection()", refusals=(DENIED,)):
         raw = engine_of_mine().raw_connection()
         try:

@@ -11,13 +11,13 @@ begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -191,12 +191,15 @@ class Pinning(_Base):
         self._send(state, message)
         state.scrubbed = True
 
+    def set_engine_execution_options(self, engine: Engine, opts: Mapping[str, Any]) -> None:
+        """Refuse a level at once: refused at a check-out, SQLAlchemy would never give the connection back."""
+        if "isolation_level" in opts:
+            _check_level(opts["isolation_level"])
+        super().set_engine_execution_options(engine, opts)
+
     def set_isolation_level(self, dbapi_connection: DBAPIConnection, level: Any) -> None:
         """Refuse AUTOCOMMIT; other levels travel with BEGIN, which reads them from the execution options."""
-        if level == "AUTOCOMMIT":
-            raise AutocommitError
-        if level not in LEVELS:
-            raise ConfigurationError(f"isolation_level {level!r} cannot be used; choose one of {sorted(LEVELS)}")
+        _check_level(level)
 
     def reset_isolation_level(self, dbapi_connection: DBAPIConnection) -> None:
         """Nothing to reset: the level never outlives its transaction."""
@@ -215,3 +218,10 @@ class Pinning(_Base):
     def _send(self, state: PinState, message: bytes) -> None:
         """Send `message` in the simple protocol and wait; raise the DBAPI's error for the server's."""
         raise NotImplementedError
+
+
+def _check_level(level: Any) -> None:
+    if level == "AUTOCOMMIT":
+        raise AutocommitError
+    if level not in LEVELS:
+        raise ConfigurationError(f"isolation_level {level!r} cannot be used; choose one of {sorted(LEVELS)}")
