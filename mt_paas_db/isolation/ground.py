@@ -28,6 +28,16 @@ from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core.manager import TenantManager
 from mt_paas_db.errors import MissingRightsError, PlacementChangedError, TenancyError
 from mt_paas_db.isolation.rows import Canaries, Canary
+from mt_paas_db.isolation.shared import (
+    SharedProbe,
+    SharedTable,
+    declared_tables,
+    delete_rows,
+    drop_probe,
+    make_probe,
+    runs_with_probes,
+    shared_schemas,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -81,6 +91,9 @@ class Ground:
         attacker, victim, heir: The tenants. The former one is gone; only its canary is left.
         tables: The tables that each of them has.
         probe: One of them, in whose rows, written as text, a canary shows.
+        guarded: Whether that one has a guard.
+        shared: The suite's own shared tables; None where the installation has no shared schema.
+        shared_tables: All tables in which tenants share rows: the user's, and the suite's own. Parents come first.
         former_large_object: The number of a large object that the former tenant had; 0 where it may have none.
     """
 
@@ -96,6 +109,9 @@ class Ground:
     former: Party = field(init=False)
     tables: tuple[str, ...] = field(init=False, default=())
     probe: str = field(init=False, default="")
+    guarded: bool = field(init=False, default=False)
+    shared: SharedProbe | None = field(init=False, default=None)
+    shared_tables: tuple[SharedTable, ...] = field(init=False, default=())
     former_large_object: int = field(init=False, default=0)
 
     def party(self, label: str) -> Party:
@@ -122,6 +138,8 @@ class Ground:
     def _fill(self, party: Party) -> None:
         with self.manager.get_session(party.tenant_id) as session:
             self.fill(session, self.canaries[party.label])
+            if self.shared is not None:
+                self.shared.fill(session, self.canaries[party.label], party.generation)
 
     @contextmanager
     def passing(self, label: str, name: str) -> Iterator[Party]:
@@ -133,8 +151,8 @@ class Ground:
             self.remove(party.tenant_id)
 
     def remove(self, tenant_id: str) -> None:
-        """Delete a tenant of the suite's own, whatever its state."""
-        _remove(self.manager, self.manager.get(tenant_id))
+        """Delete a tenant of the suite's own, whatever its state. Its rows in the suite's shared tables stay."""
+        _remove(self.manager, self.admin, self.metadata, self.manager.get(tenant_id))
 
     # -- ground truth and preparations
 
@@ -156,6 +174,13 @@ class Ground:
             ).format(name=sql.Literal(name), table=sql.Identifier(party.schema, name))
             for name in tables
         ]
+        counts += [
+            sql.SQL(
+                "SELECT {name}, count(*), md5(coalesce(string_agg(t::text, ',' ORDER BY t::text), '')) "
+                "FROM " + table.name + " t WHERE " + table.of(party.generation)
+            ).format(name=sql.Literal(table.name))
+            for table in self.shared_tables
+        ]
         rows = self.as_owner(sql.SQL(" UNION ALL ").join(counts).as_string(None)) if counts else []
         objects = tuple(self.admin.execute(query("isolation", "objects"), schema).scalars())
         return Truth(tuple((str(name), int(count), str(digest)) for name, count, digest in rows), objects)
@@ -165,6 +190,7 @@ class Ground:
         for table in reversed(self.metadata.sorted_tables):
             if table.schema is None and table.name in self.tables:
                 self.as_owner(f"DELETE FROM {quoted(party.schema)}.{quoted(table.name)}")
+        delete_rows(self.admin, self.shared_tables, party.generation)
         self.refill(party)
 
     def _survey(self) -> None:
@@ -174,6 +200,8 @@ class Ground:
             rows = self.as_owner(f"SELECT t::text FROM {quoted(self.victim.schema)}.{quoted(name)} t")
             if self.victim.label in self.canaries.found_in([str(row[0]) for row in rows]):
                 self.probe = name
+                qualified = f"{quoted(self.victim.schema)}.{quoted(name)}"
+                self.guarded = self.admin.execute(query("isolation", "guarded"), {"table": qualified}).scalar_one()
                 return
         raise LookupError(
             "no table of the models shows a canary: none has rows with a column of text, bytes or JSON. "
@@ -209,16 +237,21 @@ def laid(manager: TenantManager, metadata: MetaData, *, fill: Fill) -> Iterator[
             known = manager.list()  # says whether there is an installation
             run = secrets.token_hex(4)
             admin.execute(query("isolation", "take_run"), {"run": run})
-            _clear(manager, admin, known)
             owner = InstallationRoles(manager.settings.installation).owner
             admin.exec_driver_sql(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)).as_string(None))
+            schemas = shared_schemas(admin)
+            _clear(manager, admin, metadata, schemas, known)
             canaries = Canaries.of(LABELS, seed=int(run, 16))  # of this run, so that one beside it is not mistaken
             ground = Ground(manager, metadata, run, canaries, admin, fill)
             try:
+                if schemas:
+                    ground.shared = make_probe(admin, schemas[0], run)
+                    ground.shared_tables = (*declared_tables(metadata).values(), *ground.shared.tables)
                 _people(ground)
                 yield ground
             finally:
-                _remove_all(manager, _of_run(manager.list(), run))
+                _remove_all(manager, admin, metadata, _of_run(manager.list(), run))
+                drop_probe(admin, schemas[:1], run)
     finally:
         engine.dispose()
 
@@ -253,11 +286,14 @@ def leftovers(tenants: Sequence[Tenant]) -> dict[str, list[Tenant]]:
     return found
 
 
-def _clear(manager: TenantManager, admin: Connection, known: Sequence[Tenant]) -> None:
+def _clear(
+    manager: TenantManager, admin: Connection, metadata: MetaData, schemas: Sequence[str], known: Sequence[Tenant]
+) -> None:
     """Remove what killed runs have left; leave alone what belongs to a run that is going on."""
-    for run in leftovers(known):
+    for run in leftovers(known).keys() | runs_with_probes(admin, schemas):
         if admin.execute(query("isolation", "take_run"), {"run": run}).scalar_one():
-            _remove_all(manager, _of_run(manager.list(), run))
+            _remove_all(manager, admin, metadata, _of_run(manager.list(), run))
+            drop_probe(admin, schemas, run)
             admin.execute(query("isolation", "leave_run"), {"run": run})
 
 
@@ -265,19 +301,20 @@ def _of_run(tenants: Sequence[Tenant], run: str) -> list[Tenant]:
     return leftovers(tenants).get(run, [])
 
 
-def _remove_all(manager: TenantManager, tenants: Sequence[Tenant]) -> None:
+def _remove_all(manager: TenantManager, admin: Connection, metadata: MetaData, tenants: Sequence[Tenant]) -> None:
     """Remove them all, also where one of them cannot be; raises the first error afterwards."""
     errors: list[TenancyError] = []
     for tenant in tenants:
         try:
-            _remove(manager, tenant)
+            _remove(manager, admin, metadata, tenant)
         except TenancyError as error:
             errors.append(error)
     if errors:
         raise errors[0]
 
 
-def _remove(manager: TenantManager, tenant: Tenant) -> None:
+def _remove(manager: TenantManager, admin: Connection, metadata: MetaData, tenant: Tenant) -> None:
+    delete_rows(admin, declared_tables(metadata).values(), tenant.generation)
     if tenant.state not in (TenantState.ARCHIVED, TenantState.PROVISIONING, TenantState.DELETING):
         manager.archive(tenant.tenant_id, actor=ACTOR)
     manager.delete(tenant.tenant_id, confirm=tenant.tenant_id, actor=ACTOR)

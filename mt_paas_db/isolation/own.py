@@ -26,13 +26,15 @@ from mt_paas_db.errors import ConfigurationError, MissingRightsError, ServerUnav
 _DATABASE = re.compile(r"mt_isolation_([0-9a-f]{8})")
 _COMMENT = "mt_paas_db isolation suite"
 _CLUSTER = "main"
+_SHARED = "mt_isolation_shared"
 
 
 @contextmanager
 def own_installation(dsn: str, models: MetaData, **options: Any) -> Iterator[TenantManager]:
     """Create a database and an installation on the server of an admin DSN; yield its manager; drop both afterwards.
 
-    `options` are settings beside those. Raises:
+    It has all there is to attack: the schemas that the models share and one besides, and guards. `options` are
+    settings beside or instead of those. Raises:
         ConfigurationError: `dsn` is no PostgreSQL URL.
         ServerUnavailableError: No connection.
         MissingRightsError: Its role may not create roles and databases; nothing was created.
@@ -56,6 +58,8 @@ def own_installation(dsn: str, models: MetaData, **options: Any) -> Iterator[Ten
             connection.execute(
                 sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), sql.Literal(_COMMENT))
             )
+            shared = (*dict.fromkeys(table.schema for table in models.sorted_tables if table.schema), _SHARED)
+            options = {"shared_schemas": shared, "guards": True, **options}
             manager = TenantManager(_settings(url.set(database=database), run, options), models=models)
             try:
                 manager.init()

@@ -28,6 +28,7 @@ from mt_paas_db.isolation.ground import Fill, Ground, laid
 from mt_paas_db.isolation.requirements import Off, Requirements
 from mt_paas_db.isolation.route import ROUTES, NoRouteError, Route
 from mt_paas_db.isolation.rows import Factory, Filler
+from mt_paas_db.isolation.shared import declared_tables
 from mt_paas_db.isolation.verdict import Finding, Report, Verdict
 
 Listener = Callable[[Finding], None]
@@ -110,7 +111,9 @@ class Suite:
 
     def _filler(self) -> Fill:
         shared = self.manager.settings.shared_schemas
-        filler = Filler(self.metadata, shared_schemas=shared, factories=self._factories)
+        filler = Filler(
+            self.metadata, shared_schemas=shared, factories=self._factories, writable=declared_tables(self.metadata)
+        )
         return lambda session, canary: filler.fill(session, canary, rows=self._rows)
 
     @property
