@@ -18,6 +18,7 @@ from mt_paas_db.catalog.identifiers import parse_name
 from mt_paas_db.errors import TenantError
 from mt_paas_db.isolation.attack import Attack, Weakness
 from mt_paas_db.isolation.attacks.c_residue import PGBOUNCER
+from mt_paas_db.isolation.attacks.trials import GUARDS
 from mt_paas_db.isolation.route import Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Finding
@@ -27,6 +28,7 @@ from mt_paas_db.session import pin as pin_module
 from mt_paas_db.session.dialects import pinning
 from tests.conftest import bouncer_for
 from tests.fleet import Service
+from tests.models import SHARED
 from tests.servers import PgBouncer, PostgresServer
 
 Patch = pytest.MonkeyPatch
@@ -35,12 +37,22 @@ Patch = pytest.MonkeyPatch
 class WeakGround:
     """A suite on an installation with one combination of weaknesses."""
 
-    def __init__(self, server: PostgresServer, weakness: Weakness, stack: ExitStack, *, pooled: bool = False) -> None:
+    def __init__(
+        self,
+        server: PostgresServer,
+        weakness: Weakness,
+        stack: ExitStack,
+        *,
+        pooled: bool = False,
+        guards: bool = False,
+        prepare: Callable[[Service], None] = lambda _: None,
+    ) -> None:
         self.weakness = weakness
         self.service = Service(server)
         stack.callback(self.service.close)
-        manager = self.service.manager()
+        manager = self.service.manager(shared_schemas=(SHARED,), guards=guards)
         manager.init()
+        prepare(self.service)
         self._pooler: str | None = None
         if pooled:
             bouncer = stack.enter_context(bouncer_for(self.service))
@@ -76,6 +88,15 @@ class WeakGround:
         with self.service.superuser() as connection:
             for statement in statements:
                 connection.execute(sql.SQL(statement).format(**identifiers))
+
+    def on_shared(self, *statements: str) -> None:
+        """Execute as the superuser on each of the suite's shared tables, partitions included: ``{table}``."""
+        probe = self.suite.ground.shared
+        assert probe is not None
+        with self.service.superuser() as connection:
+            for table in (*(each.name for each in probe.tables), probe.journal_part):
+                for statement in statements:
+                    connection.execute(statement.format(table=table).encode())
 
     @property
     def owner(self) -> str:
@@ -181,6 +202,62 @@ def reused_schema(weak: WeakGround) -> None:
         connection.execute(f"GRANT SELECT ON LARGE OBJECT {ground.former_large_object} TO PUBLIC".encode())
 
 
+def no_policy(weak: WeakGround) -> None:
+    weak.on_shared("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+
+
+def no_force(weak: WeakGround) -> None:
+    weak.on_shared("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+
+
+def context_by_setting(weak: WeakGround) -> None:
+    with weak.service.superuser() as connection:
+        connection.execute(
+            b"CREATE OR REPLACE FUNCTION mt_paas.tenant() RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER "
+            b"RETURN (SELECT t.generation FROM mt_paas.tenant t WHERE current_setting('mt_paas.tenant', true) "
+            b"IN (t.tenant_id, t.generation::text, t.role_name))"
+        )
+
+
+def unled_keys(weak: WeakGround) -> None:
+    probe = weak.suite.ground.shared
+    assert probe is not None
+    with weak.service.superuser() as connection:
+        connection.execute(
+            f"ALTER TABLE {probe.ledger} DROP CONSTRAINT ledger_account, DROP CONSTRAINT ledger_slot, "
+            "DROP CONSTRAINT ledger_seat, ADD UNIQUE (slot), ADD EXCLUDE USING btree (seat WITH =);"
+            f"ALTER TABLE {probe.account} DROP CONSTRAINT account_key, ADD PRIMARY KEY (id);"
+            f"ALTER TABLE {probe.ledger} ADD FOREIGN KEY (account) REFERENCES {probe.account} (id) ON DELETE CASCADE"
+            .encode()
+        )  # fmt: skip
+
+
+def shared_rights(weak: WeakGround) -> None:
+    weak.execute(
+        "GRANT USAGE ON SCHEMA {schema} TO PUBLIC", "GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO PUBLIC",
+        schema=SHARED,
+    )  # fmt: skip
+
+
+def no_guard(weak: WeakGround) -> None:
+    with weak.service.superuser() as connection:
+        for party in weak.parties:
+            for table in weak.suite.ground.tables:
+                statement = sql.SQL("SELECT mt_paas.unprotect({}::regclass)").format(
+                    sql.Literal(sql.Identifier(party.schema, table).as_string(None))
+                )
+                connection.execute(statement)
+
+
+def monitoring(weak: WeakGround) -> None:
+    for party in weak.parties:
+        weak.execute("GRANT pg_read_all_stats TO {role}", role=party.role)
+
+
+def large_objects_open(weak: WeakGround) -> None:
+    weak.execute("ALTER DATABASE {database} SET lo_compat_privileges = on", database=weak.service.database)
+
+
 ON_THE_SERVER: dict[Weakness, Callable[[WeakGround], None]] = {
     Weakness.INHERIT: inherit,
     Weakness.SEARCH_PATH_ONLY: inherit,
@@ -194,6 +271,14 @@ ON_THE_SERVER: dict[Weakness, Callable[[WeakGround], None]] = {
     Weakness.DEFINER_WITHOUT_PATH: definer_without_path,
     Weakness.REUSED_SCHEMA: reused_schema,
     Weakness.OPEN_POLICY: open_policy,
+    Weakness.NO_POLICY: no_policy,
+    Weakness.NO_FORCE: no_force,
+    Weakness.CONTEXT_BY_SETTING: context_by_setting,
+    Weakness.UNLED_KEYS: unled_keys,
+    Weakness.SHARED_RIGHTS: shared_rights,
+    Weakness.NO_GUARD: no_guard,
+    Weakness.MONITORING: monitoring,
+    Weakness.LARGE_OBJECTS_OPEN: large_objects_open,
 }
 
 # -- in our code
@@ -371,26 +456,34 @@ IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
 class WeakGrounds:
     """Weak grounds by weakness, made when they are first needed."""
 
-    def __init__(self, server: PostgresServer, stack: ExitStack) -> None:
+    def __init__(
+        self, server: PostgresServer, stack: ExitStack, *, prepare: Callable[[Service], None] = lambda _: None
+    ) -> None:
         self._server = server
         self._stack = stack
-        self._made: dict[tuple[Weakness, bool], WeakGround] = {}
+        self._prepare = prepare
+        self._made: dict[tuple[Weakness, bool, bool], WeakGround] = {}
 
     def of(self, attack: Attack) -> WeakGround:
         """Return the ground on which `attack` gets through."""
-        key = (attack.broken, PGBOUNCER in attack.needs)
+        pooled, guards = PGBOUNCER in attack.needs, GUARDS in attack.needs or bool(attack.broken & Weakness.NO_GUARD)
+        key = (attack.broken, pooled, guards)
         if key not in self._made:
-            self._made[key] = WeakGround(self._server, attack.broken, self._stack, pooled=key[1])
+            self._made[key] = WeakGround(
+                self._server, attack.broken, self._stack, pooled=pooled, guards=guards, prepare=self._prepare
+            )
         return self._made[key]
 
 
 @contextmanager
-def standing_suite(server: PostgresServer, pooler_for: Callable[[Service], PgBouncer] | None) -> Iterator[Suite]:
+def standing_suite(
+    server: PostgresServer, pooler_for: Callable[[Service], PgBouncer] | None, *, guards: bool = False
+) -> Iterator[Suite]:
     """Yield a suite on an intact installation, with a PgBouncer where there is one."""
     service = Service(server)
     with ExitStack() as stack:
         stack.callback(service.close)
-        manager = service.manager()
+        manager = service.manager(shared_schemas=(SHARED,), guards=guards)
         manager.init()
         dsn = None
         if pooler_for is not None:

@@ -123,6 +123,22 @@ class Weakness(enum.Flag):
     """Nobody compares a session's tenant with the one in force."""
     CONTEXT_KEPT = enum.auto()
     """The tenant in force stays so after its block."""
+    NO_POLICY = enum.auto()
+    """Shared tables have no row security."""
+    NO_FORCE = enum.auto()
+    """The owner of shared tables is not under their policies."""
+    CONTEXT_BY_SETTING = enum.auto()
+    """Policies believe the setting mt_paas.tenant, which everybody may set."""
+    UNLED_KEYS = enum.auto()
+    """Keys, foreign keys and exclusions of shared tables do not lead with the tenant column."""
+    SHARED_RIGHTS = enum.auto()
+    """Tenants have all rights on shared tables, partitions included."""
+    NO_GUARD = enum.auto()
+    """Tenants' own tables have no guard."""
+    MONITORING = enum.auto()
+    """Tenants' roles may read all statistics (pg_read_all_stats)."""
+    LARGE_OBJECTS_OPEN = enum.auto()
+    """Large objects are read without asking for rights (lo_compat_privileges)."""
 
 
 @dataclass(frozen=True, slots=True)
