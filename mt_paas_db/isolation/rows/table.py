@@ -24,7 +24,9 @@ from mt_paas_db.isolation.rows.solver import OMITTED, Slot, Solver, as_row
 
 _ATTEMPTS = 250
 _NEIGHBOURS = 150
-_CONTEXT = re.compile(r"current_setting|current_user|session_user|current_role|current_schema", re.IGNORECASE)
+_CONTEXT = re.compile(
+    r"current_setting|current_user|session_user|current_role|current_schema|mt_paas\.tenant\(", re.IGNORECASE
+)
 _NAMED = re.compile(r'column "((?:[^"]|"")+)"')
 
 # What no other values would change, and what to do instead.
