@@ -7,15 +7,17 @@ from contextlib import ExitStack
 
 import pytest
 
-from mt_paas_db.isolation.attack import Attack
+from mt_paas_db.isolation.attack import Attack, Weakness
 from mt_paas_db.isolation.attacks.a_escape import XML
 from mt_paas_db.isolation.attacks.a_transaction import BEFORE_18
 from mt_paas_db.isolation.attacks.c_statements import TWO_PHASE
+from mt_paas_db.isolation.attacks.d_catalogs import STATEMENT_STATISTICS
 from mt_paas_db.isolation.catalogue import CATALOGUE
 from mt_paas_db.isolation.verdict import Verdict
+from tests.fleet import Service
 from tests.servers import PostgresServer
 from tests.servers.supply import Supply
-from tests.weakened import WeakGrounds
+from tests.weakened import WeakGround, WeakGrounds
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ _BY_DISTRIBUTIONS = {XML, BEFORE_18}
 _ON_A_SHARED_SERVER = [
     pytest.param(attack, id=attack.key, marks=pytest.mark.contrib if _BY_DISTRIBUTIONS & set(attack.needs) else ())
     for attack in CATALOGUE
-    if attack.needs != (TWO_PHASE,)
+    if not {TWO_PHASE, STATEMENT_STATISTICS} & set(attack.needs)
 ]
 
 
@@ -54,3 +56,25 @@ def test_names_of_prepared_transactions_are_open_to_all(supply: Supply) -> None:
         finding = WeakGrounds(server, stack).of(attack).try_(attack)
         assert finding.verdict is Verdict.OPEN, str(finding)
         assert finding.seen
+
+
+@pytest.mark.contrib
+def test_statement_statistics_are_shown_to_who_may_read_all(supply: Supply) -> None:
+    """On a server that has loaded the extension; without the right, the texts of others are held back."""
+    try:
+        server = supply.own(fsync="off", shared_preload_libraries="pg_stat_statements")
+    except LookupError as error:
+        pytest.skip(str(error))
+
+    def install(service: Service) -> None:
+        with service.superuser() as su:
+            su.execute(b"CREATE SCHEMA statistics; GRANT USAGE ON SCHEMA statistics TO PUBLIC")
+            su.execute(b"CREATE EXTENSION pg_stat_statements SCHEMA statistics")
+
+    (attack,) = (one for one in CATALOGUE if one.key == "D9-statement-statistics")
+    with server, ExitStack() as stack:
+        found = [
+            WeakGround(server, weakness, stack, prepare=install).try_(attack)
+            for weakness in (Weakness.NONE, attack.broken)
+        ]
+    assert [finding.verdict for finding in found] == [Verdict.HELD, Verdict.LEAKED], found

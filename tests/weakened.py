@@ -456,22 +456,17 @@ IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
 class WeakGrounds:
     """Weak grounds by weakness, made when they are first needed."""
 
-    def __init__(
-        self, server: PostgresServer, stack: ExitStack, *, prepare: Callable[[Service], None] = lambda _: None
-    ) -> None:
+    def __init__(self, server: PostgresServer, stack: ExitStack) -> None:
         self._server = server
         self._stack = stack
-        self._prepare = prepare
         self._made: dict[tuple[Weakness, bool, bool], WeakGround] = {}
 
     def of(self, attack: Attack) -> WeakGround:
         """Return the ground on which `attack` gets through."""
-        pooled, guards = PGBOUNCER in attack.needs, GUARDS in attack.needs or bool(attack.broken & Weakness.NO_GUARD)
+        pooled, guards = PGBOUNCER in attack.needs, GUARDS in attack.needs
         key = (attack.broken, pooled, guards)
         if key not in self._made:
-            self._made[key] = WeakGround(
-                self._server, attack.broken, self._stack, pooled=pooled, guards=guards, prepare=self._prepare
-            )
+            self._made[key] = WeakGround(self._server, attack.broken, self._stack, pooled=pooled, guards=guards)
         return self._made[key]
 
 

@@ -300,7 +300,7 @@ def _no_statement_statistics(c: Channel) -> str | None:
     )
     if not found:
         return "the extension is not installed in this database"
-    if "pg_stat_statements" not in str(c.ground.as_owner("SHOW shared_preload_libraries")):
+    if not c.ground.as_owner("SELECT FROM pg_settings WHERE name = 'pg_stat_statements.track'"):
         return "the server has not loaded it"
     return None
 
