@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from mt_paas_db.isolation.attack import Need, Weakness, attack, not_promised
 from mt_paas_db.isolation.attacks.a_escape import literal
+from mt_paas_db.isolation.attacks.trials import DIRECT
 from mt_paas_db.isolation.channel import DENIED, Channel
 from mt_paas_db.isolation.client import Client
 from mt_paas_db.isolation.ground import quoted
@@ -156,8 +157,8 @@ def column_statistics(c: Channel) -> None:
         me.send(f"SELECT most_common_vals::text, histogram_bounds::text {shown}")
         if c.ground.guarded:
             trial.reach("the table has row security, of which pg_stats shows nothing")
-    for table in ("pg_statistic", "pg_statistic_ext_data"):
-        c.trial(f"SELECT * FROM {table} LIMIT 1", by="send", refusals=(DENIED,))
+    for table, column in (("pg_statistic", "starelid"), ("pg_statistic_ext_data", "stxoid")):
+        c.trial(f"SELECT {column} FROM {table} LIMIT 1", by="send", refusals=(DENIED,))
     if c.ground.shared is not None:
         part = c.ground.shared.journal_part
         c.ground.as_owner(f"ANALYZE {part}")
@@ -177,6 +178,7 @@ def column_statistics(c: Channel) -> None:
     remains="That there is a session, since when, and in what state it is.",
     source="PostgreSQL documentation, 27.2.3 pg_stat_activity.",
     broken=Weakness.MONITORING,
+    needs=(DIRECT,),
 )
 def statements_of_others(c: Channel) -> None:
     """A query with a customer's name in it runs in another session."""
@@ -209,6 +211,7 @@ def _at_something(c: Channel, them: Client) -> int:
     why_held="At tier `login` the sessions of others belong to other logins.",
     source="PostgreSQL documentation, 27.2.3 pg_stat_activity; 9.27.2 Server Signaling Functions.",
     broken=Weakness.NONE,
+    needs=(DIRECT,),
     role=not_promised(
         "all tenants' connections belong to one login, which sees their statements and may end them; bind values, so "
         "that a statement's text holds none"
@@ -253,6 +256,7 @@ def prepared_statements(c: Channel) -> None:
     why_held="Nothing holds it: the view is open to all.",
     source="PostgreSQL documentation, pg_locks; 13.3.5 Advisory Locks.",
     broken=Weakness.NONE,
+    needs=(DIRECT,),
     role=not_promised("pg_locks is open to every role; put nothing of a tenant into an advisory lock's key"),
     login=not_promised("pg_locks is open to every role; put nothing of a tenant into an advisory lock's key"),
 )
@@ -282,6 +286,7 @@ def locks(c: Channel) -> None:
     remains="Make the tenant part of the key: hashtextextended(tenant || name, 0).",
     source="PostgreSQL documentation, 13.3.5 Advisory Locks.",
     broken=Weakness.NONE,
+    needs=(DIRECT,),
     role=not_promised("advisory locks have no owner; make the tenant part of the key"),
     login=not_promised("advisory locks have no owner; make the tenant part of the key"),
 )

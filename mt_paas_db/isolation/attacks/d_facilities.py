@@ -8,14 +8,10 @@ from typing import Any
 
 from mt_paas_db.isolation.attack import Need, NotApplicable, Weakness, attack, not_promised
 from mt_paas_db.isolation.attacks.a_escape import literal
-from mt_paas_db.isolation.attacks.trials import SHARED_TABLES, forbidden, probe_of
+from mt_paas_db.isolation.attacks.trials import DIRECT, SHARED_TABLES, forbidden, probe_of
 from mt_paas_db.isolation.channel import DENIED, Channel
 from mt_paas_db.isolation.client import Client
 from mt_paas_db.isolation.ground import quoted
-
-DIRECT = Need(
-    "direct", lambda c: "behind PgBouncer a LISTEN lasts for no longer than a transaction" if c.route.pooled else None
-)
 
 
 @attack(

@@ -27,6 +27,14 @@ SHARED_TABLES = Need("shared_tables", _no_shared_tables)
 GUARDS = Need("guards", lambda c: None if c.ground.guarded else "tenants' tables have no guards (MT_PAAS_DB_GUARDS)")
 
 
+def _through_a_pooler(c: Channel) -> str | None:
+    return "PgBouncer may have one server connection for both sessions, and keeps no LISTEN" if c.route.pooled else None
+
+
+DIRECT = Need("direct", _through_a_pooler)
+"""For two sessions that are in a transaction at the same time."""
+
+
 def probe_of(c: Channel) -> SharedProbe:
     """Return the suite's own shared tables; for attacks that need `SHARED_TABLES`."""
     if c.ground.shared is None:
