@@ -72,7 +72,13 @@ def test_statement_statistics_are_shown_to_who_may_read_all(supply: Supply) -> N
             su.execute(b"CREATE EXTENSION pg_stat_statements SCHEMA statistics")
 
     (attack,) = (one for one in CATALOGUE if one.key == "D9-statement-statistics")
-    with server, ExitStack() as stack:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(server)
+        except RuntimeError as error:
+            if 'could not access file "pg_stat_statements"' not in str(error):
+                raise
+            pytest.skip("this server was packaged without pg_stat_statements")
         found = [
             WeakGround(server, weakness, stack, prepare=install).try_(attack)
             for weakness in (Weakness.NONE, attack.broken)
