@@ -215,38 +215,47 @@ SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role,
 -- What stands in a tenant's schema and its role may not use, or only in part. The sequence of an identity
 -- column needs no grant, nor does a trigger's function; Alembic's own table is hidden on purpose, and what was
 -- withheld from a read-only tenant comes back when it is active.
-WITH tenant AS (
-    SELECT t.tenant_id, t.role_name, r.oid AS role, n.oid AS schema, n.nspname, t.withheld IS NOT NULL AS frozen
-      FROM mt_paas.tenant t
-      JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
-      JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
-), lacking AS (
-    SELECT t.tenant_id, t.role_name, 'TABLE' AS kind, format('%I.%I', t.nspname, c.relname) AS object,
-           NOT pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT, INSERT, UPDATE, DELETE')
-           AND NOT pg_catalog.has_any_column_privilege(t.role, c.oid, 'SELECT, INSERT, UPDATE') AS useless
-      FROM tenant t
-      JOIN pg_catalog.pg_class c ON c.relnamespace = t.schema AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-     WHERE c.relname <> 'alembic_version'
-       AND NOT (pg_catalog.has_table_privilege(t.role, c.oid, 'SELECT')
-                AND (t.frozen
-                     OR (pg_catalog.has_table_privilege(t.role, c.oid, 'INSERT')
-                         AND pg_catalog.has_table_privilege(t.role, c.oid, 'UPDATE')
-                         AND pg_catalog.has_table_privilege(t.role, c.oid, 'DELETE'))))
+-- Each object leads to its tenant by three unique indexes, and OFFSET 0 keeps it so: on catalogs that were never
+-- analyzed, the planner would join the few sequences it expects with all tenants, and ask for rights on each pair.
+WITH object AS (
+    SELECT 'TABLE' AS kind, c.oid, c.relname AS name, c.relnamespace AS schema
+      FROM pg_catalog.pg_class c
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname <> 'alembic_version'
     UNION ALL
-    SELECT t.tenant_id, t.role_name, 'SEQUENCE', format('%I.%I', t.nspname, c.relname), true
-      FROM tenant t
-      JOIN pg_catalog.pg_class c ON c.relnamespace = t.schema AND c.relkind = 'S'
-     WHERE NOT pg_catalog.has_sequence_privilege(t.role, c.oid, 'USAGE')
+    SELECT 'SEQUENCE', c.oid, c.relname, c.relnamespace
+      FROM pg_catalog.pg_class c
+     WHERE c.relkind = 'S'
        AND NOT EXISTS (SELECT
                          FROM pg_catalog.pg_depend d
                         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i')
     UNION ALL
-    SELECT t.tenant_id, t.role_name, 'FUNCTION',
-           format('%I.%I(%s)', t.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), false
-      FROM tenant t
-      JOIN pg_catalog.pg_proc p ON p.pronamespace = t.schema AND p.prokind IN ('f', 'w')
-     WHERE NOT pg_catalog.has_function_privilege(t.role, p.oid, 'EXECUTE')
-       AND p.prorettype <> 'pg_catalog.trigger'::regtype
+    SELECT 'FUNCTION', p.oid, p.proname, p.pronamespace
+      FROM pg_catalog.pg_proc p
+     WHERE p.prokind IN ('f', 'w') AND p.prorettype <> 'pg_catalog.trigger'::regtype
+), standing AS (
+    SELECT t.tenant_id, t.role_name, o.kind, o.oid, r.oid AS role, t.withheld IS NOT NULL AS frozen,
+           format('%I.%I', n.nspname, o.name) AS name
+      FROM object o
+     CROSS JOIN LATERAL (SELECT * FROM pg_catalog.pg_namespace WHERE oid = o.schema OFFSET 0) n
+     CROSS JOIN LATERAL (SELECT * FROM mt_paas.tenant WHERE schema_name = n.nspname::text COLLATE "default" OFFSET 0) t
+     CROSS JOIN LATERAL (SELECT * FROM pg_catalog.pg_roles WHERE rolname = t.role_name::name OFFSET 0) r
+), lacking AS (
+    SELECT s.tenant_id, s.role_name, s.kind,
+           CASE s.kind WHEN 'FUNCTION' THEN format('%s(%s)', s.name, pg_catalog.pg_get_function_identity_arguments(s.oid))
+                       ELSE s.name END AS object,
+           CASE s.kind WHEN 'TABLE'
+                       THEN NOT pg_catalog.has_table_privilege(s.role, s.oid, 'SELECT, INSERT, UPDATE, DELETE')
+                            AND NOT pg_catalog.has_any_column_privilege(s.role, s.oid, 'SELECT, INSERT, UPDATE')
+                       ELSE s.kind = 'SEQUENCE' END AS useless
+      FROM standing s
+     WHERE NOT CASE s.kind
+               WHEN 'TABLE' THEN pg_catalog.has_table_privilege(s.role, s.oid, 'SELECT')
+                                 AND (s.frozen
+                                      OR (pg_catalog.has_table_privilege(s.role, s.oid, 'INSERT')
+                                          AND pg_catalog.has_table_privilege(s.role, s.oid, 'UPDATE')
+                                          AND pg_catalog.has_table_privilege(s.role, s.oid, 'DELETE')))
+               WHEN 'SEQUENCE' THEN pg_catalog.has_sequence_privilege(s.role, s.oid, 'USAGE')
+               ELSE pg_catalog.has_function_privilege(s.role, s.oid, 'EXECUTE') END
 )
 SELECT tenant_id, role_name, kind, useless, string_agg(object, ', ' ORDER BY object) AS objects
   FROM lacking

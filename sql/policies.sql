@@ -1,12 +1,9 @@
--- Row policies: what is granted for them, and what is asked of a server. What they are is in catalog/0003_policies.sql.
+-- Row policies: what is granted for them, and what is asked of a server. What they are is in catalog/0003_policies.sql
+-- and, where it looks things up, in 0004_policies_by_index.sql.
 
 -- name: tenants_may_ask
 -- Policies and defaults are carried out as the tenant's role. The schema mt_paas stays closed to it.
 GRANT EXECUTE ON FUNCTION mt_paas.tenant(), mt_paas.generation(name) TO {group};
-
--- name: known
--- Whether the catalog has come to version 3.
-SELECT pg_catalog.to_regprocedure('mt_paas.policy_changes(regclass,text,name)') IS NOT NULL;
 
 -- name: standing
 -- The tables of some schemas: which kind ours makes of each, by which column, and what policies stand beside ours.

@@ -12,6 +12,7 @@ from psycopg.abc import Query
 
 from mt_paas_db.migrate.hazards import ddl_targets, destructive, hazards
 from mt_paas_db.migrate.statements import Name
+from mt_paas_db.policies import statements
 from tests.fleet import Service
 
 DESTROYS = {
@@ -33,6 +34,13 @@ DESTROYS = {
     ),
     "ALTER TABLE note * ALTER a DROP DEFAULT, DROP b": "drops column note.b",
     "ALTER TYPE address DROP ATTRIBUTE IF EXISTS street CASCADE": "drops attribute address.street",
+    "ALTER TABLE note DISABLE ROW LEVEL SECURITY": "takes row security from note",
+    "ALTER TABLE s.note NO FORCE ROW LEVEL SECURITY": "takes row security from s.note",
+    statements.unprotect("note"): "takes the guard from note",
+    statements.share_read_only("usage", "shared"): "opens all rows of shared.usage to all tenants",
+    "SELECT mt_paas.unprotect(CAST(quote_ident(t) AS regclass)) FROM x": "takes the guard from …",
+    'SELECT "mt_paas"."unprotect"(\'note\')': "takes the guard from note",
+    "DO $$ BEGIN PERFORM mt_paas.unprotect('note'); END $$": "takes the guard from note",
     "TRUNCATE note": "empties table note",
     "TRUNCATE TABLE ONLY a, s.b RESTART IDENTITY": "empties table a, empties table s.b",
     "DELETE FROM note": "deletes all rows of note",
@@ -61,6 +69,10 @@ DESTROYS = {
 }
 
 KEEPS = [
+    statements.protect("note"),
+    statements.share_rows("usage", "shared", "tenant"),
+    "SELECT 'mt_paas.unprotect(''note'')'",
+    "ALTER TABLE note ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
     "DROP INDEX i",
     "DROP INDEX CONCURRENTLY IF EXISTS i",
     "DROP VIEW v CASCADE",

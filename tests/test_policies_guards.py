@@ -29,6 +29,7 @@ from tests.armada import ADD_ONLINE, ADD_TITLE, NOTE, QUICK, Armada
 from tests.fleet import Route, Runner, Service
 from tests.histories import History
 from tests.models import Base, Note, Remark
+from tests.versions import init_version_3
 
 GUARDED: dict[str, Any] = {"guards": True}
 
@@ -345,6 +346,64 @@ def test_awkward_names(service: Service) -> None:
     engine.dispose()
     with manager.get_session("hallym") as session:
         session.execute(insert(rows))
+
+
+# -- in a large fleet
+
+READ = """
+SELECT sum(pg_stat_get_xact_tuples_returned(c.oid) + pg_stat_get_xact_tuples_fetched(c.oid))::int
+  FROM unnest(ARRAY['pg_class', 'pg_policy', 'pg_attribute', 'pg_depend', 'pg_namespace', 'pg_authid',
+                    'mt_paas.tenant']::regclass[]) c(oid)
+"""
+
+
+def rows_read(service: Service, sql: str) -> int:
+    """Return how many rows of the catalogs it takes to carry out what is carried out again."""
+    with as_owner(service, "hallym") as owner, owner.transaction():
+        counts = []
+        for _ in range(3):  # the first plans, and fills the server's caches
+            owner.execute(sql.encode())
+            counts.append((owner.execute(READ).fetchone() or (0,))[0])
+    return int(counts[2] - counts[1])
+
+
+def enlarge(service: Service) -> None:
+    """Let there be many more tenants, and tables with policies."""
+    with service.superuser() as su:
+        su.execute("""
+            INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)
+            SELECT 1000 + n, 'more-' || n, 'more', 'active', cell, 'more_' || n, 'more_' || n
+              FROM mt_paas.tenant, generate_series(1, 1000) n WHERE tenant_id = 'korea'
+        """)
+    with as_owner(service, "korea") as owner:
+        owner.execute("""
+            DO $$
+            BEGIN
+                FOR number IN 1..150 LOOP
+                    EXECUTE 'CREATE TABLE more_' || number || ' (id serial PRIMARY KEY)';
+                    EXECUTE 'CREATE POLICY mt_paas_all ON more_' || number || ' USING (true)';
+                    EXECUTE 'CREATE POLICY mt_paas_guard ON more_' || number || ' AS RESTRICTIVE USING (true)';
+                END LOOP;
+            END $$
+        """)
+
+
+@pytest.mark.parametrize("asked", ["SELECT mt_paas.protect('note')", "SELECT mt_paas.generation(CURRENT_USER)"])
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_a_policy_costs_the_same_in_a_fleet_of_any_size(service: Service, asked: str, *, analyzed: bool) -> None:
+    """Also where an installation of version 3, whose cost grows, was upgraded."""
+    init_version_3(service.manager())
+    for tenant in ("hallym", "korea"):
+        service.manager().create(tenant)
+    small = rows_read(service, asked)
+    if analyzed:
+        with service.superuser() as su:
+            su.execute("ANALYZE")
+    enlarge(service)
+    assert rows_read(service, asked) >= small + 150, "it would not be seen"
+
+    service.manager().init()
+    assert rows_read(service, asked) < 80
 
 
 # -- by revisions

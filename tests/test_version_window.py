@@ -15,7 +15,6 @@ from mt_paas_db import configure, tenant_session
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.identifiers import parse_name
 from mt_paas_db.catalog.settings import ClusterSettings, load_settings
-from mt_paas_db.catalog.values import CATALOG_VERSION
 from mt_paas_db.cli.exit_codes import REFUSED, exit_code
 from mt_paas_db.core import TenantManager, default
 from mt_paas_db.errors import ConfigurationError, TenantBehindError, TenantSuspendedError, TenantUnavailableError
@@ -340,14 +339,13 @@ def recording(fleet: Service, manager: TenantManager) -> Iterator[Callable[..., 
         heads: Sequence[str],
         applied: Sequence[str],
         *,
-        version: int = CATALOG_VERSION,
         during: Callable[[], None] | None = None,
     ) -> None:
         generation = manager.get(tenant_id).generation
         with engine.begin() as connection:
             connection.execute(text(f'SET LOCAL ROLE "{fleet.name}_owner"'))
             connection.execute(text("SET LOCAL lock_timeout = '2s'"))
-            registry.record_revisions(connection, generation, heads, applied, catalog_version=version)
+            registry.record_revisions(connection, generation, heads, applied)
             if during is not None:
                 during()
 
@@ -386,12 +384,6 @@ def test_tenants_that_reach_the_same_heads_do_not_wait_for_each_other(
     recording("hallym", ["a1"], APPLIED["a1"])
     recording("korea", ["a1"], APPLIED["a1"], during=lambda: recording("hallym", ["a1"], APPLIED["a1"]))
     assert [row[:2] for row in recorded(fleet)] == [("hallym", ["a1"]), ("korea", ["a1"])]
-
-
-def test_a_catalog_of_version_1_has_no_place_for_it(fleet: Service, recording: Callable[..., None]) -> None:
-    recording("hallym", ["a1"], APPLIED["a1"], version=1)
-    assert recorded(fleet) == []
-    assert rows(fleet, "SELECT 1 FROM mt_paas.revision_set") == []
 
 
 def test_a_deleted_tenant_leaves_no_record(

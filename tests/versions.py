@@ -58,7 +58,15 @@ def init_version_2(manager: TenantManager) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(install, "upgrade_catalog", lambda connection: upgrade_catalog(connection, "0002"))
         patch.setattr(install, "_answer_policies", lambda _step: None)
+        patch.setattr(registry, "check_version", lambda found, *, cluster: None)  # which this code is two apart from
         assert manager.init().catalog_version == 2
+
+
+def init_version_3(manager: TenantManager) -> None:
+    """Make the installation as it was when policies had just come."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(install, "upgrade_catalog", lambda connection: upgrade_catalog(connection, "0003"))
+        assert manager.init().catalog_version == 3
 
 
 def set_version(service: Service, version: int, *, changes: str = "") -> None:

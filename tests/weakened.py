@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from psycopg import sql
+from sqlalchemy import Connection
 
 from mt_paas_db.catalog.identifiers import parse_name
 from mt_paas_db.errors import TenantError
@@ -318,7 +319,7 @@ def lazy_pin(patch: Patch) -> None:
         original_check(self, statement, context)
         if context is None or "SAVEPOINT" in statement:
             return
-        state = pinning.pin_state(context.root_connection.connection)
+        state = pinning.state_of(context.root_connection)
         _, rest = waiting.pop(id(state.pinned), (None, b""))
         if rest:
             self._send(state, rest)
@@ -436,6 +437,7 @@ IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
     Weakness.SESSION_LEVEL: lambda patch: pin_sent_as(patch, lambda m: m.replace(b"SET LOCAL ", b"SET ")),
     Weakness.NO_CLIENT_GUARD: lambda patch: patch.setattr(guard, "check_pin", lambda _connection: None),
     Weakness.NO_SCRUB: no_scrub,
+    Weakness.RAW_UNNOTED: lambda patch: patch.setattr(guard.PinnedConnection, "connection", Connection.connection),
     Weakness.LAZY_PIN: lazy_pin,
     Weakness.SWITCH_IN_TRANSACTION: switch_in_transaction,
     Weakness.ROLE_BACK_BEFORE_COMMIT: role_back_before_commit,

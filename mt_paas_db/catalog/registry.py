@@ -29,7 +29,6 @@ from mt_paas_db.errors import CatalogMissingError, CatalogVersionError, NameRese
 
 _FILE = "registry"
 _PAGE = 500
-_WITH_REVISIONS = 2  # the first version of the catalog that knows where tenants stand in their history
 
 # No schema, no function, no table; or no right to use them.
 _ABSENT = {
@@ -221,26 +220,15 @@ def insert_tenant(
     return _tenant(row)
 
 
-def record_revisions(
-    connection: Connection, generation: int, heads: Sequence[str], applied: Sequence[str], *, catalog_version: int
-) -> None:
+def record_revisions(connection: Connection, generation: int, heads: Sequence[str], applied: Sequence[str]) -> None:
     """Record where a tenant stands in the service's Alembic history, in the caller's transaction. One query.
 
     `applied` is all that was applied to reach `heads`, the heads included. Call it last: a closure that nobody has
-    recorded yet makes others who record it wait until this transaction has ended. A catalog of version 1 has no
-    place for it: then nothing is sent.
+    recorded yet makes others who record it wait until this transaction has ended.
 
     Raises SQLAlchemy's `IntegrityError` where the tenant was deleted meanwhile.
     """
-    if catalog_version < _WITH_REVISIONS:
-        return
-    run(
-        connection,
-        "record_revisions",
-        generation=generation,
-        heads=sorted(heads),
-        applied=sorted(applied),
-    )
+    run(connection, "record_revisions", generation=generation, heads=sorted(heads), applied=sorted(applied))
 
 
 def run(connection: Connection, name: str, /, **values: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-CATALOG_VERSION = 3
+CATALOG_VERSION = 4
 """The catalog version this code is written for; it works with the one before and the one after."""
 
 

@@ -339,13 +339,7 @@ class Provisioner:
             plant(step, tenant, self._changes.installation(step), order.seed)
         self._changes.record(step, "create", tenant, order.actor)
         if (scripts := self._blueprint.scripts) is not None:
-            registry.record_revisions(
-                step.connection,
-                tenant.generation,
-                scripts.heads,
-                self._blueprint.closure,
-                catalog_version=self._changes.installation(step).catalog_version,
-            )
+            registry.record_revisions(step.connection, tenant.generation, scripts.heads, self._blueprint.closure)
 
 
 _OUT_OF_SCHEMA: Named = ("admin_path", {})

@@ -73,6 +73,8 @@ class Weakness(enum.Flag):
     """The client sends a statement without looking at the connection first."""
     NO_SCRUB = enum.auto()
     """COMMIT and ROLLBACK are sent bare: what a session left on the connection stays there."""
+    RAW_UNNOTED = enum.auto()
+    """Nobody notes who takes the DBAPI connection from below a session."""
     SESSION_LEVEL = enum.auto()
     """The pin is made by SET instead of SET LOCAL, and outlives its transaction."""
     NO_PATH = enum.auto()

@@ -1,4 +1,4 @@
-"""What a tenant's revision should not do unasked: destroy data, or act outside the tenant's schema.
+"""What a tenant's revision should not do unasked: destroy data, open rows, or act outside the tenant's schema.
 
 A look at the text of statements, also inside DO blocks and the strings that those EXECUTE. It warns of what people
 write; it is no wall against code that hides what it does (a function that drops tables is not looked into).
@@ -52,7 +52,7 @@ def hazards(statements: Iterable[str], *, shared_schemas: Collection[str]) -> li
 
 
 def destructive(statement: str) -> str | None:
-    """Return what data `statement` destroys, in words, or None.
+    """Return what data `statement` destroys, or opens to other tenants, in words, or None.
 
     Dropping a type or a domain counts with CASCADE only: without, the server refuses while a column has the type.
     What holds no rows may go (indexes, constraints, views, functions), and so may Alembic's own version table.
@@ -149,17 +149,33 @@ def _losses(statement: Sequence[Token]) -> Iterator[str]:
         for action in _actions(reader):
             if column := _dropped_part(action, "column"):
                 yield f"drops column {_shown(table)}.{column}"
+            elif action.take("disable", "row") or action.take("no", "force", "row"):
+                yield f"takes row security from {_shown(table)}"
     elif reader.take("alter", "type"):
         composite = reader.name()
         for action in _actions(reader):
             if action.see("drop", "attribute") and (attribute := _dropped_part(action, "attribute")):
                 yield f"drops attribute {_shown(composite)}.{attribute}"
     elif not reader.take("create"):
+        yield from _opened(statement)
         for at, token in enumerate(statement):
             if _is(token, "delete") and (deletion := Reader(statement[at + 1 :])).take("from"):
                 name = next(iter(deletion.names()), None)
                 if name and name[1] != _BOOKKEEPING and not deletion.find("where"):
                     yield f"deletes all rows of {_shown(name)}"
+
+
+# Functions of the catalog, and what a call of theirs does to the rows of its first argument.
+_OPENING = {"unprotect": "takes the guard from {}", "share_read_only": "opens all rows of {} to all tenants"}
+
+
+def _opened(statement: Sequence[Token]) -> Iterator[str]:
+    for at in range(len(statement) - 4):
+        schema, dot, function, bracket, table = statement[at : at + 5]
+        if schema.kind == "string" or schema.text != "mt_paas" or not _is(dot, ".") or not _is(bracket, "("):
+            continue
+        if does := _OPENING.get(function.text):
+            yield does.format(table.text if table.kind == "string" else _UNKNOWN)
 
 
 def _dropped(reader: Reader) -> Iterator[str]:

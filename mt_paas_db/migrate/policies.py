@@ -19,7 +19,6 @@ from alembic.operations import MigrateOperation, Operations, ops
 from sqlalchemy import Connection, Table
 
 from mt_paas_db.catalog.queries import query
-from mt_paas_db.errors import ConfigurationError
 from mt_paas_db.policies import statements
 from mt_paas_db.policies.declarations import KEY, Declaration, declaration_of
 
@@ -197,19 +196,12 @@ class Standing:
 
 
 def compare(context: AutogenContext, upgrade_ops: ops.UpgradeOps, _schemas: set[str | None]) -> None:
-    """Alembic's comparator: add the operations that lead from what is on the server to what is declared.
-
-    Raises `ConfigurationError` where the catalog is older than policies, and there are some to compare.
-    """
+    """Alembic's comparator: add the operations that lead from what is on the server to what is declared."""
     wanted: Compared | None = context.opts.get(OPTION)
     connection = context.connection
     if wanted is None or connection is None:
         return
     tables = [t for t in context.sorted_tables if context.run_object_filters(t, t.name, "table", False, None)]  # noqa: FBT003
-    if not connection.execute(query("policies", "known")).scalar_one():
-        if wanted.guards or any(said is not None and said.kind != "own" for said in map(declaration_of, tables)):
-            raise ConfigurationError("the catalog is older than row policies; run `mt-paas-db init`")
-        return
     home = connection.dialect.default_schema_name
     assert home is not None
     gone = [op for op in upgrade_ops.ops if isinstance(op, ops.DropTableOp)]

@@ -1,7 +1,8 @@
 """Row policies: which tables tenants share and how, declared beside the models.
 
 What is declared here becomes policies and grants on the server, by `init` or by Alembic's revisions. Decides nothing
-at run time and sends nothing itself: the predicates are the server's, in ``sql/catalog/0003_policies.sql``.
+at run time and sends nothing itself: the predicates are the server's, in ``sql/catalog/0003_policies.sql`` and
+``0004_policies_by_index.sql``.
 """
 
 from __future__ import annotations

@@ -87,8 +87,7 @@ class Engines:
 
     def _options(self, entry: str, role: Role, driver: Driver) -> dict[str, Any]:
         settings = self._settings
-        cluster = settings.clusters.get(entry)
-        profile = PoolerProfile.parse(cluster.pooler if cluster else "direct")
+        profile = self._profile(entry)
         timeout = "connect_timeout" if driver == "psycopg" else "timeout"
         seconds = settings.connect_timeout_s
         options: dict[str, Any] = {
@@ -111,6 +110,10 @@ class Engines:
             }
         return {**options, "pool_size": settings.pool_size, "max_overflow": settings.max_overflow}
 
+    def _profile(self, entry: str) -> PoolerProfile:
+        cluster = self._settings.clusters.get(entry)
+        return PoolerProfile.parse(cluster.pooler if cluster else "direct")
+
     def _equip(self, engine: Engine, entry: str, role: Role) -> None:
         def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
             # Credentials may have been rotated since the engine was made.
@@ -132,7 +135,7 @@ class Engines:
         )
         if role == "tenant":
             flavour = "asyncio" if engine.dialect.is_async else "blocking"
-            install(engine, self._refused(flavour))
+            install(engine, self._refused(flavour), pooled=self._profile(entry).kind != "direct")
 
     def close(self) -> None:
         """Close the idle connections of the blocking engines; those in use close when they come back."""

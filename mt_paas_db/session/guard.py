@@ -13,6 +13,7 @@ wanted, and the dialect refuses to begin.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event
@@ -21,7 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from mt_paas_db.errors import ContextLostError, NoTenantError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
-from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, Refused, pin_state
+from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, Refused, pin_state, state_of
 
 if TYPE_CHECKING:
     from mt_paas_db.session.pin import Pin
@@ -30,26 +31,61 @@ EngineT = TypeVar("EngineT", Engine, AsyncEngine)
 
 
 class PinnedConnection(Connection):
-    """A Connection that tells its dialect, at each begin, which pin to send."""
+    """A Connection that tells its dialect, at each begin, which pin to send, and notes who takes what is below it.
+
+    SQLAlchemy itself reads `connection` once to begin and once to end a transaction. Whoever else does can send
+    what the dialect does not see, so that everything that SQL leaves behind must be expected.
+    """
+
+    _unnoted = False  # whether the next to read `connection` is SQLAlchemy
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The pool's proxy of the DBAPI connection, noted as handed out until it is checked in."""
+        taken = super().connection
+        if self._unnoted:
+            self._unnoted = False  # an event's listener that came first had this turn: SQLAlchemy's is noted instead
+        else:
+            pin_state(taken).handed_out = True
+        return taken
 
     def _begin_impl(self, transaction: Any) -> None:
-        state = pin_state(self.connection)
+        state = state_of(self)
         options = self._execution_options
         state.wanted = options.get(PIN_OPTION)
         state.level = options.get("isolation_level")
-        super()._begin_impl(transaction)
+        self._unseen(super()._begin_impl, transaction)
+
+    def _commit_impl(self) -> None:
+        self._unseen(super()._commit_impl)
+
+    def _rollback_impl(self) -> None:
+        self._unseen(super()._rollback_impl)
+
+    def _unseen(self, act: Callable[..., None], *arguments: Any) -> None:
+        self._unnoted = True
+        try:
+            act(*arguments)
+        finally:
+            self._unnoted = False
 
 
-def install(engine: Engine, refused: Refused) -> None:
-    """Guard `engine` and all engines bound from it; `refused` explains a pin that the server refused."""
+def install(engine: Engine, refused: Refused, *, pooled: bool = False) -> None:
+    """Guard `engine` and all engines bound from it; `refused` explains a pin that the server refused.
+
+    `pooled` says that a pooler in transaction mode stands before the server.
+    """
     dialect = cast("Pinning", engine.dialect)
     dialect.refused = refused
     dialect.guard = check_pin
+    dialect.pooled = pooled
     engine._connection_cls = PinnedConnection
 
     def suspect(_connection: Any, _record: Any, proxy: PoolProxiedConnection) -> None:
         # Whoever takes the connection may use it without a transaction of ours; the check-in scrubs it then.
-        pin_state(proxy).scrubbed = False
+        state = pin_state(proxy)
+        state.scrubbed = state.handed_out = False
+        dialect.take_over(state)
 
     event.listen(engine, "checkout", suspect)
 
@@ -73,7 +109,7 @@ def check_pin(connection: Connection) -> None:
     pin: Pin | None = connection._execution_options.get(PIN_OPTION)
     if pin is None:
         raise NoTenantError("a statement on an engine of tenants")
-    state = pin_state(connection.connection)
+    state = state_of(connection)
     pinned = state.pinned
     if pinned is None:
         raise ContextLostError(pin.tenant_id, "no pinned transaction was begun on this connection")

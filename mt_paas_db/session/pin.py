@@ -13,6 +13,7 @@ otherwise search first, and never holds ``public``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +28,23 @@ LEVELS: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIAL
 # What a session may have left on the connection by its own session-level SQL. It rides behind ROLLBACK, and
 # behind the COMMIT of a transaction that could have left something, in the same message, so that it costs no
 # round trip. Nothing of ours needs it: the next pin overrides role and path anyhow. It keeps a stray SET ROLE, a
-# WITH HOLD cursor or a LISTEN of one tenant from the next user of the connection. RESET ALL is left out: behind
-# PgBouncer it would undo what the pooler keeps for its client (application_name, TimeZone).
-SCRUB = b"RESET ROLE;RESET search_path;RESET statement_timeout;CLOSE ALL;UNLISTEN *"
+# WITH HOLD cursor, a LISTEN or a setting of one tenant from the next user of the connection. RESET ALL leaves the
+# role alone.
+SCRUB = b"RESET ROLE;CLOSE ALL;UNLISTEN *;RESET ALL"
 COMMIT = b"COMMIT"
 COMMIT_AND_SCRUB = b"COMMIT;" + SCRUB
 ROLLBACK = b"ROLLBACK;" + SCRUB
+
+# What PgBouncer keeps for each of its clients (documentation of `track_extra_parameters`). RESET ALL would take it from
+# the client too: the server reports the change, and PgBouncer believes it.
+TRACKED = (
+    "standard_conforming_strings",
+    "client_encoding",
+    "application_name",
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+)
 
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -131,6 +143,16 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         _verified=";".join(parts_verified).encode("ascii"),
         _ready=begin + context,
     )
+
+
+def restoring(settings: Mapping[str, str]) -> bytes:
+    """Return what goes behind a scrub, in its message, so that these settings are again as they are here. Pure."""
+    statements = []
+    for name, value in settings.items():
+        # Escapes of their own: the text is read while standard_conforming_strings is still the session's.
+        escaped = value.replace("\\", "\\\\").replace("'", "''")
+        statements.append(f";SET {name}=E'{escaped}'")
+    return "".join(statements).encode()
 
 
 def _begin(level: str | None, options: PinOptions) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.errors import TenancyError
-from mt_paas_db.isolation.attack import Need, Weakness, attack, not_promised
+from mt_paas_db.isolation.attack import Need, Weakness, attack
 from mt_paas_db.isolation.attacks.a_escape import UNDEFINED_TABLE
 from mt_paas_db.isolation.attacks.a_transaction import NO_SUCH_CURSOR
 from mt_paas_db.isolation.channel import DENIED, Channel
@@ -18,9 +18,9 @@ from mt_paas_db.isolation.ground import quoted
 
 PGBOUNCER = Need("pgbouncer", lambda c: None if c.route.pooled else "this route is direct")
 
-_UNSEEN = not_promised(
-    "what is sent on a raw DBAPI cursor is not seen by the library, and is scrubbed only when SQL text is"
-)
+_NOTED = """
+    Whoever takes the DBAPI connection from a session is noted: its transactions' ends and the check-in scrub then.
+    """
 
 
 @attack(
@@ -101,12 +101,12 @@ def session_level_set(c: Channel) -> None:
     "pool-check-in",
     title="Be the next after a session-level SET on a raw cursor",
     sql="cursor.execute('SET ROLE {target}');  -- commit; next session: SELECT * FROM note",
-    why_held="The next session's pin sets role and path, whatever the connection bears.",
+    why_held="The scrub takes it; and the next session's pin sets role and path, whatever the connection bears.",
     source="SQLAlchemy documentation, Reset On Return: the pool rolls back, and resets no settings.",
-    broken=Weakness.SEARCH_PATH_ONLY | Weakness.NO_PATH,
+    broken=Weakness.SEARCH_PATH_ONLY | Weakness.NO_PATH | Weakness.RAW_UNNOTED,
 )
 def pool_check_in(c: Channel) -> None:
-    """What is sent below SQLAlchemy is not seen; the connection goes back to the pool with another tenant's role."""
+    """What is sent below SQLAlchemy is not seen: the connection could go back to the pool with another's role."""
     with c.trying("next session"):
         _left_behind(c, "raw")
         with c.client() as me:
@@ -118,10 +118,12 @@ def pool_check_in(c: Channel) -> None:
     "pool-at-rest",
     title="Take a raw connection after a session-level SET on a raw cursor",
     sql="cursor.execute('SET ROLE {target}');  -- commit; raw_connection().cursor().execute('SELECT * FROM note')",
-    why_held="At tier `login` a tenant's connections are nobody else's.",
+    why_held=_NOTED,
+    remains="""
+    Behind a pooler, what is sent outside a transaction stays on the server connection until the next scrub there.
+    """,
     source="SQLAlchemy documentation, Reset On Return.",
-    broken=Weakness.NONE,
-    role=_UNSEEN,
+    broken=Weakness.RAW_UNNOTED,
 )
 def pool_at_rest(c: Channel) -> None:
     """Two bugs meet: a raw SET in one place, and a raw connection without a tenant in another."""
@@ -139,7 +141,7 @@ def pool_at_rest(c: Channel) -> None:
     why_held="""
     The pin is transaction-local, and the scrub goes in COMMIT's own message, before the pooler gives the connection on.
     """,
-    remains="Session-level SQL on a raw cursor stays on the server connection until the next scrub (C3).",
+    remains="What a raw cursor sends outside a transaction stays on the server connection until the next scrub (C3).",
     source="PgBouncer documentation, Features: SET/RESET is not supported in transaction pooling.",
     broken=Weakness.NO_SCRUB,
     needs=(PGBOUNCER,),
@@ -187,13 +189,12 @@ def cursor_with_hold(c: Channel) -> None:
     "cursor-with-hold-raw",
     title="The same, where the cursor was declared on a raw DBAPI cursor",
     sql="cursor.execute('DECLARE c CURSOR WITH HOLD FOR SELECT * FROM note');  -- next session: FETCH ALL FROM c",
-    why_held="At tier `login` a tenant's connections are nobody else's.",
+    why_held=_NOTED,
     source="PostgreSQL documentation, DECLARE, WITH HOLD; psycopg documentation, Server-side cursors, withhold.",
-    broken=Weakness.NONE,
-    role=_UNSEEN,
+    broken=Weakness.RAW_UNNOTED,
 )
 def cursor_with_hold_raw(c: Channel) -> None:
-    """psycopg's named cursors make such cursors; the library below does not see them."""
+    """psycopg's named cursors make such cursors; the library does not see them being made."""
     with c.trying("raw", refusals=(NO_SUCH_CURSOR,)):
         _held_cursor(c, "raw")
 
@@ -203,22 +204,22 @@ def cursor_with_hold_raw(c: Channel) -> None:
     "session-settings",
     title="Read a setting of the service's own that the last tenant's session has left",
     sql="SELECT set_config('app.user', '...', false); COMMIT;  -- next session: SELECT current_setting('app.user')",
-    why_held="At tier `login` a tenant's connections are nobody else's.",
-    remains="At tier `role`, set what belongs to a request with set_config(..., true): it ends with the transaction.",
-    source="PostgreSQL documentation, 20.16 Customized Options.",
-    broken=Weakness.NONE,
-    role=not_promised(
-        "the scrub resets role, path and timeout; RESET ALL would undo what a pooler keeps for its client, so the "
-        "service's own session-level settings stay"
-    ),
+    why_held="The scrub resets all settings; behind a pooler it gives back those that the pooler keeps for its client.",
+    remains="""
+    A function of the owner's that sets something for the session, called by nothing but compiled SQL, is not noticed.
+    """,
+    source="PostgreSQL documentation, 20.16 Customized Options; RESET ALL. PgBouncer documentation, Features.",
+    broken=Weakness.NO_SCRUB,
 )
 def session_settings(c: Channel) -> None:
     """A session-level setting that holds something of a tenant, or that spoils the next tenant's transactions."""
-    with c.trying("custom setting"):
-        with c.client(c.target, commit=True) as them:
-            them.send(f"SELECT set_config('mt_isolation.note', (SELECT q::text FROM ({c.read()}) q LIMIT 1), false)")
-        with c.client() as me:
-            me.send("SELECT current_setting('mt_isolation.note', true)")
+    for by in ("run", "send", "raw"):
+        with c.trying(by):
+            with c.client(c.target, commit=True) as them:
+                send: Any = getattr(them, by)
+                send(f"SELECT set_config('mt_isolation.note', (SELECT q::text FROM ({c.read()}) q LIMIT 1), false)")
+            with c.client() as me:
+                me.send("SELECT current_setting('mt_isolation.note', true)")
 
 
 @attack(

