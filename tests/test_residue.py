@@ -16,7 +16,7 @@ from mt_paas_db.session import guard, pin
 from mt_paas_db.session.dialects import pinning
 from mt_paas_db.session.dialects.asyncpg import PinnedAsyncpg
 from mt_paas_db.session.dialects.psycopg import PinnedPsycopg, PinnedPsycopgAsync
-from tests.fleet import Runner
+from tests.fleet import ROUTES, Runner
 from tests.models import Note
 from tests.test_isolation import CANARY, at_rest, korea, rows, statements
 
@@ -121,9 +121,9 @@ def test_what_a_raw_cursor_left_is_gone(runner: Runner, korea: str, monkeypatch:
     assert (role, path, cursors, channels) == (korea, korea, 1, 1)
 
 
+# Outside a transaction a pooler may give the server connection on at once; the docs say so.
+@pytest.mark.parametrize("route", [route for route in ROUTES if not route.pooled], indirect=True, ids=str)
 def test_a_raw_cursor_kept_beyond_the_commit_is_scrubbed_at_check_in(runner: Runner, korea: str) -> None:
-    if runner.route.pooled:
-        pytest.skip("outside a transaction the pooler may give the server connection on at once; the docs say so")
     clean = at_rest(runner, LEFTOVERS)
 
     def leave(session: Session) -> None:
