@@ -16,6 +16,7 @@ PYTEST_ARGS ?=
 SQLALCHEMY ?=
 BENCHMARKS ?= session imports fanout provision
 MATRIX_PG ?= 15 16 17 18
+STEPS ?= 100000
 
 # The lower bound that pyproject.toml promises.
 SQLALCHEMY_LOWEST := $(shell sed -n 's/^ *"sqlalchemy>=\([0-9.]*\)".*/\1/p' pyproject.toml)
@@ -75,6 +76,12 @@ matrix: $(STAMP) ## the whole suite on every PostgreSQL there is, and on the old
 	if $(MAKE) test SQLALCHEMY=$(SQLALCHEMY_LOWEST); then note 'SQLAlchemy $(SQLALCHEMY_LOWEST)' passed; \
 	else note 'SQLAlchemy $(SQLALCHEMY_LOWEST)' FAILED; fi; \
 	printf '%s\n' "$$report"; exit $$failed
+
+.PHONY: soak
+soak: $(STAMP) ## 100,000 steps of the state machine, other ones each time; STEPS=... and SEED=... choose
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed: make soak SEED=$$seed repeats it"; \
+	$(PY) -m pytest $(if $(PG),--pg $(PG)) tests/test_machine.py -k reads_is_what -rP --timeout 0 \
+	  -o faulthandler_timeout=0 --machine-steps $(STEPS) --machine-seed $$seed $(PYTEST_ARGS)
 
 .PHONY: venv
 venv: $(STAMP) ## only make the environment that the other targets use

@@ -23,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--server", choices=ASKED, default="auto", help="where PostgreSQL must come from; what there is by default"
     )
+    group.addoption("--machine-steps", type=int, default=2_400, help="how many steps the state machine takes")
+    group.addoption("--machine-seed", type=int, default=0, help="which steps it takes")
     group.addoption("--no-skips", action="store_true", help="count a skipped test as failed, as CI does")
 
 

@@ -55,21 +55,36 @@ def run(
         list[str] | None,
         typer.Option("--off", metavar="NAME=REASON", help="Switch a requirement off, with the reason; repeatable."),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            envvar="MT_PAAS_DB_ISOLATION_STEPS",
+            help="How many steps the state machine takes on each route; 0 leaves it out.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The state machine takes the same steps for the same one.")
+    ] = 0,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML page.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JUnit XML.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Carry out every attack, on tenants of the suite's own, and say what was held.
+    """Carry out every attack, and random sequences of steps, on tenants of the suite's own, and say what was held.
 
     Exits with 1 if a promise was broken, or an attack proved nothing.
     """
+    from mt_paas_db.isolation.machine import case as machine
     from mt_paas_db.isolation.run import Suite
 
     attacks, requirements = _chosen(only or []), _switched_off(without or [])
+    if steps is None:
+        steps = machine.STEPS if not only or set(only) & {machine.ID, machine.KEY, machine.FAMILY} else 0
     with (
         _manager(dsn, models) as manager,
         redirect_stdout(sys.stderr),
-        Suite(manager, requirements=requirements, pooler=pooler) as suite,
+        Suite(manager, requirements=requirements, pooler=pooler, steps=steps, seed=seed) as suite,
     ):
         report = suite.run(attacks, progress=lambda finding: _failure(finding, as_json=as_json))
     _write(report, html=html, junit=junit)
@@ -101,9 +116,12 @@ def _manager(dsn: str | None, models: str | None) -> Iterator[TenantManager]:
 
 def _chosen(only: list[str]) -> list[Attack]:
     from mt_paas_db.isolation.catalogue import CATALOGUE
+    from mt_paas_db.isolation.machine import case as machine
 
     for name in only:
-        if not any(name in (attack.id, attack.key, attack.family) for attack in CATALOGUE):
+        if name not in (machine.ID, machine.KEY, machine.FAMILY) and not any(
+            name in (attack.id, attack.key, attack.family) for attack in CATALOGUE
+        ):
             raise typer.BadParameter(f"--only {name}: there is no such attack; docs/reference/attacks.md lists them")
     return [a for a in CATALOGUE if not only or {a.id, a.key, a.family} & set(only)]
 

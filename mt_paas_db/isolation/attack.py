@@ -33,6 +33,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "F": "Identifiers and lifecycle",
         "G": "SQLAlchemy, context variables and caches",
         "CVE": "Published vulnerabilities",
+        "M": "Sequences of steps",
     }
 )
 

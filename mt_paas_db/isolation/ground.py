@@ -48,8 +48,9 @@ _OURS = re.compile(r"mt-isolation-([0-9a-f]{8})-[a-z0-9-]+")
 
 LABELS = ("attacker", "victim", "former", "heir")
 
-Fill = Callable[["Session", "Canary"], object]
-"""Writes a canary into every table of a tenant, in the session that it is given."""
+Fill = Callable[..., object]
+"""Writes a canary into every table of a tenant: takes a session and the canary, and, where rows are to be added to
+those that are there, ``first``, the number of the only row to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,14 @@ class Ground:
 
     def create(self, label: str, *, tenant: str | None = None) -> Party:
         """Create a tenant of this run and fill it with the canary of `label`."""
-        made = self.manager.create(
-            f"mt-isolation-{self.run}-{tenant or label}", display_name=_DISPLAY_NAME, actor=ACTOR
-        )
+        made = self.bear(tenant or label)
         party = Party(label, made.tenant_id, made.placement.schema_name, made.placement.role_name, made.generation)
         self.refill(party)
         return party
+
+    def bear(self, name: str) -> Tenant:
+        """Create a tenant of this run, with what the service gives a new one and no canary; its id ends in `name`."""
+        return self.manager.create(f"mt-isolation-{self.run}-{name}", display_name=_DISPLAY_NAME, actor=ACTOR)
 
     def refill(self, party: Party) -> None:
         """Write the party's canary into its tables, as the tenant itself."""
@@ -134,6 +137,10 @@ class Ground:
             self._fill(party)
         except PlacementChangedError:  # this process remembered an earlier tenant of this id; now it knows
             self._fill(party)
+
+    def fill_more(self, session: Session, canary: Canary, number: int) -> None:
+        """Write one more row into every table, in a session of any tenant; `number` tells rows of a canary apart."""
+        self.fill(session, canary, first=number)
 
     def _fill(self, party: Party) -> None:
         with self.manager.get_session(party.tenant_id) as session:

@@ -92,11 +92,13 @@ def _family(finding: Finding) -> str:
 def _row(findings: list[Finding], columns: list[Column], attack: Attack | None) -> str:
     first = findings[0]
     name = f"<span class='key'>{escape(first.key)}</span> {escape(first.title)}"
-    if attack is None:
+    if attack is None and first.route is None:
         return f"<tr><td>{name}</td><td colspan='{max(len(columns), 1)}'>{escape(first.reason)}</td></tr>"
     reasons = {f"{f.verdict}: {f.reason}" for f in findings if f.reason and f.verdict is not Verdict.HELD}
     notes = "".join(f"<p>{escape(reason)}</p>" for reason in sorted(reasons))
-    text = f"<p>{escape(attack.does)}</p><pre>{escape(attack.sql)}</pre><p>{escape(attack.why_held)}</p>{notes}"
+    text = notes
+    if attack is not None:
+        text = f"<p>{escape(attack.does)}</p><pre>{escape(attack.sql)}</pre><p>{escape(attack.why_held)}</p>{notes}"
     by_column = {(finding.tier, finding.route): finding for finding in findings}
     cells = [_cell(by_column.get(column)) for column in columns]
     return f"<tr><td><details><summary>{name}</summary>{text}</details></td>{''.join(cells)}</tr>"

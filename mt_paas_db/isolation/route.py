@@ -1,4 +1,4 @@
-"""Drivers and ways to the server, and the manager that takes one: the user's, with one connection.
+"""Drivers and ways to the server, and the manager that takes one: the user's, with few connections.
 
 A pool of one makes tenants follow each other on the same connection, so that whatever one of them leaves there
 meets the next.
@@ -48,8 +48,10 @@ class NoRouteError(LookupError):
     """A route cannot be taken here; the message says why."""
 
 
-def manager_on(manager: TenantManager, route: Route, *, pooler: str | None = None) -> TenantManager:
-    """Return a manager of the same installation that takes `route`, on a pool of one connection.
+def manager_on(
+    manager: TenantManager, route: Route, *, pooler: str | None = None, connections: int = 1
+) -> TenantManager:
+    """Return a manager of the same installation that takes `route`, on a pool of few connections.
 
     `pooler` is a URL whose host and port are a PgBouncer's in front of the home cluster, where the settings have none.
     Raises `NoRouteError`.
@@ -74,7 +76,7 @@ def manager_on(manager: TenantManager, route: Route, *, pooler: str | None = Non
             raise NoRouteError(f"the app DSN of cluster {home!r} leads through a pooler, and no direct DSN is known")
         provider, kind = _through(provider, cluster_url(provider, home, purpose)), "direct"
     changes: dict[str, object] = {
-        "pool_size": 1,
+        "pool_size": connections,
         "max_overflow": 0,
         "pool_timeout_s": 10.0,
         "async_driver": "asyncpg" if route.driver == "asyncpg" else "psycopg",

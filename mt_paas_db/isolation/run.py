@@ -12,10 +12,12 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import MetaData
+from sqlalchemy.orm import Session
 
 import mt_paas_db
 from mt_paas_db.core.manager import TenantManager
@@ -25,9 +27,11 @@ from mt_paas_db.isolation.attack import RUN_TIERS, Attack, Tier
 from mt_paas_db.isolation.catalogue import CATALOGUE, NOT_APPLICABLE
 from mt_paas_db.isolation.channel import Channel, Trace
 from mt_paas_db.isolation.ground import Fill, Ground, laid
+from mt_paas_db.isolation.machine import case as machine
+from mt_paas_db.isolation.machine.tenants import Tenants
 from mt_paas_db.isolation.requirements import Off, Requirements
 from mt_paas_db.isolation.route import ROUTES, NoRouteError, Route
-from mt_paas_db.isolation.rows import Factory, Filler
+from mt_paas_db.isolation.rows import Canary, Factory, Filler
 from mt_paas_db.isolation.shared import declared_tables
 from mt_paas_db.isolation.verdict import Finding, Report, Verdict
 
@@ -65,6 +69,8 @@ class Suite:
         pooler: A URL whose host and port are a PgBouncer's, where the settings have none.
         factories: Values that the filler cannot guess, by table (`rows.Factories`).
         rows: How many rows each table of each tenant gets.
+        steps: How many steps the state machine takes on each route; 0 leaves it out.
+        seed: The same one takes the same steps.
 
     Raises:
         ConfigurationError: There are no models, or a requirement has no such name.
@@ -82,6 +88,8 @@ class Suite:
         pooler: str | None = None,
         factories: Mapping[str, Factory] | None = None,
         rows: int = 3,
+        steps: int = machine.STEPS,
+        seed: int = 0,
     ) -> None:
         if unknown := set(tiers) - set(RUN_TIERS):
             raise ConfigurationError(f"no installation has the tier {', '.join(sorted(unknown))}")
@@ -90,7 +98,9 @@ class Suite:
         self.requirements = Requirements.of(requirements or {}, known=_known_names())
         self.routes = tuple(routes)
         self.tiers = tuple(tiers)
-        self._pooler = pooler
+        self.pooler = pooler
+        self.steps = steps
+        self.seed = seed
         self._factories = factories
         self._rows = rows
         self._stack = ExitStack()
@@ -114,7 +124,16 @@ class Suite:
         filler = Filler(
             self.metadata, shared_schemas=shared, factories=self._factories, writable=declared_tables(self.metadata)
         )
-        return lambda session, canary: filler.fill(session, canary, rows=self._rows)
+        # The state machine empties a tenant's tables before it writes the same rows again; shared ones it leaves alone.
+        own = Filler(self.metadata, shared_schemas=shared, factories=self._factories)
+
+        def fill(session: Session, canary: Canary, first: int | None = None) -> None:
+            if first is None:
+                filler.fill(session, canary, rows=self._rows)
+            else:
+                own.fill(session, canary, rows=1, first=first)
+
+        return fill
 
     @property
     def ground(self) -> Ground:
@@ -127,8 +146,17 @@ class Suite:
         """Return the channel of a route, made when it is first needed. Raises `NoRouteError`."""
         found = self._channels.get((route, tier))
         if found is None:
-            found = self._channels[route, tier] = Channel(self.ground, route, tier=tier, pooler=self._pooler)
+            found = self._channels[route, tier] = Channel(self.ground, route, tier=tier, pooler=self.pooler)
         return found
+
+    @cached_property
+    def machine_tenants(self) -> Tenants:
+        """The state machine's tenants, made when they are first needed; the same for all routes."""
+        return Tenants(self.ground)
+
+    def take_steps(self, route: Route) -> Finding:
+        """Carry out the state machine on a route and judge it."""
+        return machine.sequences(self, route, steps=self.steps, seed=self.seed)
 
     def try_(self, case: Case) -> Finding:
         """Carry out one case and judge it."""
@@ -149,11 +177,17 @@ class Suite:
         )
 
     def run(self, attacks: Sequence[Attack] = CATALOGUE, *, progress: Listener = lambda _: None) -> Report:
-        """Carry out `attacks` on every route, and say what is not applicable. `progress` is told each finding."""
+        """Carry out `attacks` on every route and the state machine after them, and say what is not applicable.
+
+        `progress` is told each finding.
+        """
         started = time.monotonic()
         findings: list[Finding] = []
         for case in cases(attacks=attacks, routes=self.routes, tiers=self.tiers):
             findings.append(self.try_(case))
+            progress(findings[-1])
+        for route in self.routes if self.steps else ():
+            findings.append(self.take_steps(route))
             progress(findings[-1])
         findings += not_applicable(self.tiers)
         return Report(
@@ -244,7 +278,7 @@ def not_applicable(tiers: Iterable[Tier] = ("role",)) -> Iterator[Finding]:
 
 def _known_names() -> set[str]:
     needs = {need.name for attack in CATALOGUE for need in attack.needs}
-    return needs | {attack.id for attack in CATALOGUE} | {attack.key for attack in CATALOGUE}
+    return needs | set(machine.NAMES) | {attack.id for attack in CATALOGUE} | {attack.key for attack in CATALOGUE}
 
 
 def _metadata(manager: TenantManager, given: Any) -> MetaData:

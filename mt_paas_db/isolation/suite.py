@@ -9,8 +9,8 @@
         metadata = Base.metadata
         requirements = {"pgbouncer": off("we connect directly")}
 
-Every attack on every route is a test of its own, with the attack's name. What is missing or switched off is skipped,
-with the reason. Needs the extra ``isolation``.
+Every attack on every route is a test of its own, with the attack's name, and so is the state machine on every route.
+What is missing or switched off is skipped, with the reason. Needs the extra ``isolation``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ import pytest
 
 from mt_paas_db.core.default import default_manager
 from mt_paas_db.core.manager import TenantManager
+from mt_paas_db.isolation.machine import case as machine
 from mt_paas_db.isolation.requirements import Off, off
+from mt_paas_db.isolation.route import ROUTES, Route
 from mt_paas_db.isolation.rows import Factory
 from mt_paas_db.isolation.run import Case, Suite, cases
 from mt_paas_db.isolation.verdict import Finding, Verdict
 
 POOLER = "MT_PAAS_DB_ISOLATION_POOLER"
 """Environment variable with a PgBouncer's URL, where the settings call the app DSN direct."""
+
+STEPS = "MT_PAAS_DB_ISOLATION_STEPS"
+"""Environment variable with the number of the state machine's steps on each route; 0 leaves it out."""
 
 FINDINGS = pytest.StashKey[list[Finding]]()
 _SUITE = pytest.StashKey[Suite]()
@@ -45,6 +50,8 @@ class IsolationSuite:
         factories: Values that cannot be guessed, by table.
         pooler: A PgBouncer's URL; from the environment where left out.
         rows: How many rows each table of each tenant gets.
+        steps: How many steps the state machine takes on each route; from the environment where left out.
+        seed: The same one takes the same steps.
     """
 
     manager: ClassVar[TenantManager | Callable[[], TenantManager] | None] = None
@@ -53,6 +60,8 @@ class IsolationSuite:
     factories: ClassVar[Mapping[str, Factory] | None] = None
     pooler: ClassVar[str | None] = None
     rows: ClassVar[int] = 3
+    steps: ClassVar[int | None] = None
+    seed: ClassVar[int] = 0
 
     @pytest.fixture
     def isolation(self, request: pytest.FixtureRequest) -> Suite:
@@ -77,16 +86,28 @@ class IsolationSuite:
             factories=self.factories,
             pooler=self.pooler or os.environ.get(POOLER),
             rows=self.rows,
+            steps=self.steps if self.steps is not None else int(os.environ.get(STEPS) or machine.STEPS),
+            seed=self.seed,
         )
 
     @pytest.mark.parametrize("case", cases(), ids=str)
     def test_attack(self, isolation: Suite, case: Case, pytestconfig: pytest.Config) -> None:
-        finding = isolation.try_(case)
-        pytestconfig.stash.setdefault(FINDINGS, []).append(finding)
-        if finding.verdict is Verdict.NOT_RUN:
-            pytest.skip(finding.reason)
-        if finding.failed:
-            pytest.fail(str(finding), pytrace=False)
+        _judge(isolation.try_(case), pytestconfig)
+
+    @pytest.mark.parametrize("route", ROUTES, ids=str)
+    def test_state_machine(self, isolation: Suite, route: Route, pytestconfig: pytest.Config) -> None:
+        if not isolation.steps:
+            pytest.skip("no steps were asked for")
+        _judge(isolation.take_steps(route), pytestconfig)
+
+
+def _judge(finding: Finding, config: pytest.Config) -> None:
+    """Keep a finding for the summary, and let the test come to what it says."""
+    config.stash.setdefault(FINDINGS, []).append(finding)
+    if finding.verdict is Verdict.NOT_RUN:
+        pytest.skip(finding.reason)
+    if finding.failed:
+        pytest.fail(str(finding), pytrace=False)
 
 
 __all__ = ["IsolationSuite", "off"]

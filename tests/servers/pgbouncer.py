@@ -32,6 +32,7 @@ class PgBouncer:
         pool_mode: ``transaction``, ``session`` or ``statement``.
         pool_size: Server connections for each pair of user and database. One, so that every tenant shares
             it and a leak must show.
+        admins: Users of its console who may change something there.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PgBouncer:
         users: dict[str, str],
         pool_mode: str = "transaction",
         pool_size: int = 1,
+        admins: tuple[str, ...] = (),
         binary: Path | None = None,
     ) -> None:
         self.port = free_port()
@@ -48,6 +50,7 @@ class PgBouncer:
         self._users = users
         self._pool_mode = pool_mode
         self._pool_size = pool_size
+        self._admins = admins
         self._binary = binary or find_pgbouncer()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,6 +99,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {seen_as / "userlist.txt"}
 stats_users = {",".join(self._users)}
+admin_users = {",".join(self._admins)}
 pool_mode = {self._pool_mode}
 default_pool_size = {self._pool_size}
 max_client_conn = 500
