@@ -226,5 +226,5 @@ if __name__ == "__main__":
             TWINS[name].in_our_code(broken)
             made(self, *args, **{**options, "watch_rest": TWINS[name].watch_rest})
 
-        World.__init__ = make  # type: ignore[method-assign]
+        World.__init__ = make  # type: ignore[method-assign, assignment]
         runpy.run_path(sys.argv[0], run_name="__main__")
