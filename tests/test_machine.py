@@ -74,7 +74,7 @@ def test_every_kind_of_step_comes_about(suite: Suite) -> None:
             original()
 
         world.begin = begin  # type: ignore[method-assign]
-        assert run(world, steps=600, seed_=3).error is None
+        assert run(world, steps=1_500, seed_=3).error is None
         begin()
     elsewhere = {"reconnect", "cancel", "cancel_closing", "open_two"}
     assert seen == {rule.function.__name__ for rule in Machine.setup_state().rules} - elsewhere

@@ -191,14 +191,15 @@ class Frame:
             return None
 
     def rolled_back(self, visit: Visit) -> None:
-        """Roll the session's transaction back; one whose connection is lost may hear so once more."""
-        try:
-            visit.session.rollback()
-        except ANSWERS as error:
-            self.observer.show_error(visit.life.label, error)
-            if not visit.lost:
-                raise AstrayError(f"{visit.life} cannot roll back: {_line(error)}") from error
-            visit.session.rollback()
+        """Roll the session's transaction back; one whose connection is lost may hear so for each savepoint too."""
+        for left in reversed(range(len(visit.nested) + 2)):
+            try:
+                visit.session.rollback()
+                break
+            except ANSWERS as error:
+                self.observer.show_error(visit.life.label, error)
+                if not (visit.lost and left):
+                    raise AstrayError(f"{visit.life} cannot roll back: {_line(error)}") from error
         visit.ended(committed=False)
 
     # -- checks
