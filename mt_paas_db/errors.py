@@ -30,6 +30,7 @@
     │   ├── ConfirmationError           the id was not typed again for a destructive step
     │   ├── ProvisioningError           the models' DDL, a revision or the seed failed; there is no such tenant
     │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
+    │   ├── NoOwnLoginError             the tenant has no login of its own, and so no DSN
     │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
     ├── MigrationRefusedError .hazards  the plan would destroy data, or do to shared tables what is for tenants
     ├── UnknownRunError        .run_id
@@ -258,6 +259,17 @@ class TenantBehindError(TenantUnavailableError):
         self.reason = None
         self.required = required
         self.heads = heads
+
+
+class NoOwnLoginError(TenantError):
+    """The tenant is of tier `role`: its login is everybody's, so that there is no DSN to hand out."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            tenant_id,
+            "is of tier 'role' and has no login of its own, so there is no DSN to hand out; use "
+            "raw_connection(tenant_id), or create tenants whose libraries insist on a DSN with tier='login'",
+        )
 
 
 class IllegalTransitionError(TenantError):

@@ -31,6 +31,8 @@ tenant AS MATERIALIZED (
             UNION ALL
             SELECT l, 'login', NULL, NULL FROM unnest(CAST(:logins AS text[])) AS l
             UNION ALL
+            SELECT login, 'own', state, role_name FROM tenant WHERE login <> ALL (CAST(:logins AS text[]))
+            UNION ALL
             VALUES (CAST(:owner AS text), 'owner', NULL, NULL), (CAST(:group AS text), 'group', NULL, NULL),
                    (CAST(:reference AS text), 'reference', NULL, NULL)) AS k(role_name, kind, state, login)
       JOIN pg_catalog.pg_roles r ON r.rolname = k.role_name
@@ -186,6 +188,7 @@ WITH m AS (
            coalesce((to_jsonb(x) ->> 'inherit_option')::boolean, me.rolinherit) AS inherits,
            coalesce((to_jsonb(x) ->> 'set_option')::boolean, true) AS may_set,
            r.rolname AS role, me.rolname AS name, ro.kind AS role_kind, ro.state, ro.login, mo.kind AS member_kind,
+           mo.login AS belongs_to,
            r.rolname ~ '^pg_' AS predefined,
            CASE WHEN :modern THEN format(' GRANTED BY %I', pg_catalog.pg_get_userbyid(x.grantor)) ELSE '' END AS by
       FROM pg_catalog.pg_auth_members x
@@ -201,15 +204,16 @@ WITH m AS (
            (CASE WHEN member_kind IS NOT NULL AND predefined THEN 'predefined-role'
                  WHEN member_kind = 'login' AND (role_kind IS DISTINCT FROM 'tenant' OR login <> name) THEN 'login-member'
                  WHEN member_kind = 'login' AND :modern AND inherits THEN 'login-inherits'
+                 WHEN member_kind = 'own' AND role IS DISTINCT FROM belongs_to THEN 'own-login-member'
                  WHEN member_kind IN ('tenant', 'reference') AND role_kind IS DISTINCT FROM 'group' THEN 'tenant-member'
                  WHEN member_kind = 'group' THEN 'group-member'
                  WHEN member_kind = 'owner' THEN 'owner-member'
                  WHEN member_kind IS NULL AND NOT rolsuper AND name <> session_user
                       AND NOT (rolcreaterole AND NOT inherits AND NOT may_set) THEN 'outsider-member' END),
-           (CASE WHEN member_kind = 'login' AND role_kind = 'tenant' AND admin_option THEN 'login-admin'
+           (CASE WHEN member_kind IN ('login', 'own') AND role_kind = 'tenant' AND admin_option THEN 'login-admin'
                  WHEN member_kind IN ('tenant', 'reference') AND role_kind = 'group' AND admin_option
                  THEN 'group-admin' END),
-           (CASE WHEN member_kind = 'login' AND role_kind = 'tenant' AND state NOT IN ('active', 'read_only')
+           (CASE WHEN member_kind IN ('login', 'own') AND role_kind = 'tenant' AND state NOT IN ('active', 'read_only')
                  THEN 'inactive-member' END)) AS j(rule)
      WHERE j.rule IS NOT NULL
 )
@@ -245,7 +249,12 @@ SELECT CASE o.kind WHEN 'tenant' THEN 'tenant-login' ELSE 'role-login' END, 'rol
        format('ALTER ROLE %I NOLOGIN;', r.rolname), NULL
   FROM ours o
   JOIN pg_catalog.pg_roles r ON r.oid = o.oid
- WHERE o.kind <> 'login' AND r.rolcanlogin
+ WHERE o.kind NOT IN ('login', 'own') AND r.rolcanlogin
+UNION ALL
+SELECT 'inactive-login', 'role', format('%I', r.rolname), o.state, format('ALTER ROLE %I NOLOGIN;', r.rolname), NULL
+  FROM ours o
+  JOIN pg_catalog.pg_roles r ON r.oid = o.oid
+ WHERE o.kind = 'own' AND r.rolcanlogin AND o.state NOT IN ('active', 'read_only')
 UNION ALL
 SELECT CASE s.what WHEN 'role' THEN 'stray-role' ELSE 'stray-schema' END, s.what, format('%I', s.name), NULL,
        format(CASE s.what WHEN 'role' THEN 'DROP ROLE %I;' ELSE 'DROP SCHEMA %I CASCADE;' END, s.name), NULL
@@ -277,6 +286,7 @@ SELECT 'tenant-missing', 'tenant', t.tenant_id,
 -- What is set for a role, for the database or for the server. What is set for the login's path, the doctor tells.
 WITH setting AS (
     SELECT lower(split_part(c.setting, '=', 1)) AS name, substr(c.setting, strpos(c.setting, '=') + 1) AS value, o.kind,
+           o.login AS belongs_to, s.setdatabase = 0 AS everywhere,
            CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ROLE ALL'
                 WHEN s.setrole = 0 THEN format('DATABASE %I', current_database())
                 WHEN s.setdatabase = 0 THEN format('ROLE %I', o.rolname)
@@ -287,19 +297,29 @@ WITH setting AS (
      WHERE (s.setrole = 0 OR o.oid IS NOT NULL)
        AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
     UNION ALL
-    SELECT name, setting, NULL, NULL
+    SELECT name, setting, NULL, NULL, NULL, NULL
       FROM pg_catalog.pg_settings
      WHERE source NOT IN ('default', 'database', 'user', 'database user', 'session', 'client')
 )
 SELECT r.rule, 'setting' AS kind, concat_ws(' ', lower(substring(whose FROM '^\w+')) || substring(whose FROM ' .*$'), name)
        AS object, value AS what,
-       coalesce('ALTER ' || whose, 'ALTER SYSTEM') || format(' RESET %I;', name) AS mend, NULL AS severity
+       coalesce('ALTER ' || whose, 'ALTER SYSTEM')
+       || CASE WHEN rule = 'own-login-setting' AND everywhere AND meant IS NOT NULL THEN format(' SET %I = %s;', name, meant)
+               ELSE format(' RESET %I;', name) END AS mend, NULL AS severity
   FROM setting
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN kind = 'own' AND name = 'role' THEN quote_ident(belongs_to)
+                   WHEN kind = 'own' AND name = 'search_path'
+                   THEN array_to_string(ARRAY(SELECT quote_ident(p) FROM unnest(belongs_to || CAST(:shared AS text[])
+                                                                              || CAST('pg_temp' AS text)) AS p), ', ')
+              END AS meant) AS m
  CROSS JOIN LATERAL (
        SELECT CASE WHEN name = 'row_security' AND value IN ('off', 'false', 'no', '0') THEN 'row-security-off'
                    WHEN name IN ('session_preload_libraries', 'local_preload_libraries') AND value <> '' THEN 'preload'
                    WHEN name = 'lo_compat_privileges' AND value IN ('on', 'true', 'yes', '1') THEN 'large-object-compat'
                    WHEN name = 'log_statement' AND value IN ('all', 'mod') THEN 'statement-log'
+                   WHEN kind = 'own' AND name IN ('role', 'search_path')
+                   THEN CASE WHEN NOT everywhere OR quote_ident(value) <> meant AND value <> meant THEN 'own-login-setting' END
                    WHEN name IN ('role', 'search_path', 'session_authorization') AND kind <> 'login' THEN 'role-setting'
               END AS rule) AS r
  WHERE r.rule IS NOT NULL;
@@ -366,7 +386,7 @@ SELECT CASE WHEN a.privilege_type = 'CONNECT' THEN 'database-connect' ELSE 'data
   FROM here d
  CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS a
   JOIN grantee g ON g.oid = a.grantee
- WHERE g.kind <> 'owner' AND NOT (g.kind IN ('login', 'tenant') AND a.privilege_type = 'CONNECT')
+ WHERE g.kind <> 'owner' AND NOT (g.kind IN ('login', 'group', 'tenant') AND a.privilege_type = 'CONNECT')
 UNION ALL
 SELECT 'parameter-rights', 'parameter', p.parname, format('%s has %s', g.name, string_agg(a.privilege_type, ', ')),
        format('REVOKE %s ON PARAMETER %s FROM %s;', string_agg(a.privilege_type, ', '), p.parname, g.name), NULL

@@ -142,6 +142,7 @@ WITH place AS (
       FROM pg_catalog.pg_roles r
       LEFT JOIN mt_paas.tenant t ON t.role_name = r.rolname
      WHERE t.generation IS NOT NULL OR r.rolname IN (:login, :group)
+        OR r.rolname IN (SELECT c.login_role FROM mt_paas.cell c)
 )
 SELECT g.kind, o.name AS grantee, string_agg(DISTINCT g.object, ', ') AS objects,
        string_agg(DISTINCT g.privilege_type, ', ') AS rights
@@ -192,7 +193,7 @@ SELECT v.version_num::int AS catalog_version,
 
 -- name: tenants_against_server
 -- Each tenant of the catalog beside what the server has for it.
-SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role,
+SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role, c.login_role = c.name AS own_login,
        r.oid IS NOT NULL AS has_role,
        n.oid IS NOT NULL AS has_schema,
        pg_catalog.pg_get_userbyid(n.nspowner) AS schema_owner,
@@ -210,6 +211,59 @@ SELECT t.tenant_id, t.state, t.schema_name, t.role_name, c.login_role,
   LEFT JOIN pg_catalog.pg_roles g ON g.rolname = :group
   LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
  ORDER BY t.tenant_id;
+
+-- name: own_logins
+-- Tenants with a login of their own, what it may do and what its connections start with, beside what is meant.
+SELECT t.tenant_id, t.state, t.role_name, c.login_role, t.state IN ('active', 'read_only') AS takes_sessions,
+       l.oid IS NOT NULL AS has_login, l.rolcanlogin AS may_log_in, l.rolinherit AS inherits,
+       array_remove(ARRAY[CASE WHEN l.rolsuper THEN 'SUPERUSER' END,
+                          CASE WHEN l.rolcreaterole THEN 'CREATEROLE' END,
+                          CASE WHEN l.rolcreatedb THEN 'CREATEDB' END,
+                          CASE WHEN l.rolbypassrls THEN 'BYPASSRLS' END,
+                          CASE WHEN l.rolreplication THEN 'REPLICATION' END], NULL) AS powers,
+       coalesce(pg_catalog.has_database_privilege(l.oid, current_database(), 'CONNECT'), false) AS may_connect,
+       array_to_string(ARRAY(SELECT quote_ident(s) FROM unnest(t.schema_name || i.shared_schemas || 'pg_temp'::text) AS s),
+                       ', ') AS path,
+       (SELECT substr(x, 6) FROM pg_catalog.pg_db_role_setting d, unnest(d.setconfig) AS x
+         WHERE d.setrole = l.oid AND d.setdatabase = 0 AND x LIKE 'role=%') AS starts_as,
+       (SELECT substr(x, 13) FROM pg_catalog.pg_db_role_setting d, unnest(d.setconfig) AS x
+         WHERE d.setrole = l.oid AND d.setdatabase = 0 AND x LIKE 'search\_path=%') AS starts_on,
+       ARRAY(SELECT split_part(x, '=', 1)
+               FROM pg_catalog.pg_db_role_setting d
+               JOIN pg_catalog.pg_database b ON b.oid = d.setdatabase AND b.datname = current_database(),
+                    unnest(d.setconfig) AS x
+              WHERE d.setrole = l.oid AND split_part(x, '=', 1) IN ('role', 'search_path')) AS in_database,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = l.oid) AS backends
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell AND c.login_role = c.name
+ CROSS JOIN mt_paas.installation i
+  LEFT JOIN pg_catalog.pg_roles l ON l.rolname = c.login_role
+ WHERE t.state <> 'deleting'
+ ORDER BY t.tenant_id;
+
+-- name: own_login_memberships_16
+-- What such a login is a member of, but for a plain membership of its tenant's role.
+SELECT l.rolname AS member, r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
+       r.rolname = t.role_name AS is_own
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell AND c.login_role = c.name
+  JOIN pg_catalog.pg_roles l ON l.rolname = c.login_role
+  JOIN pg_catalog.pg_auth_members m ON m.member = l.oid
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+ WHERE r.rolname <> t.role_name OR m.admin_option
+ ORDER BY l.rolname, r.rolname, grantor
+ LIMIT 100;
+
+-- name: own_login_memberships_15
+SELECT l.rolname AS member, r.rolname AS role, NULL AS grantor, r.rolname = t.role_name AS is_own
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell AND c.login_role = c.name
+  JOIN pg_catalog.pg_roles l ON l.rolname = c.login_role
+  JOIN pg_catalog.pg_auth_members m ON m.member = l.oid
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+ WHERE r.rolname <> t.role_name OR m.admin_option
+ ORDER BY l.rolname, r.rolname
+ LIMIT 100;
 
 -- name: lacking_rights
 -- What stands in a tenant's schema and its role may not use, or only in part. The sequence of an identity

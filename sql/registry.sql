@@ -33,6 +33,12 @@ INSERT INTO mt_paas.cell (name, cluster, login_role)
 VALUES (:name, :cluster, :login_role)
     ON CONFLICT (name) DO NOTHING;
 
+-- name: delete_own_cell
+-- The cell of a tenant with a login of its own, which nobody else is in.
+DELETE FROM mt_paas.cell
+ WHERE name = :name
+   AND login_role = :name;
+
 -- name: cell
 SELECT name, cluster, login_role
   FROM mt_paas.cell

@@ -27,6 +27,35 @@ ALTER ROLE {login} PASSWORD {verifier};
 -- SQLAlchemy asks at its first connection, fails for want of TEMP.
 ALTER ROLE {login} SET search_path = pg_catalog, "$user", pg_temp;
 
+-- name: create_own_login
+-- A tenant's own. It inherits: what it has without taking the tenant's role is that role's, CONNECT by its group
+-- among it, so that the database's list of rights does not grow with each tenant. It opens with the tenant.
+CREATE ROLE {login} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT NOREPLICATION NOBYPASSRLS;
+
+-- name: own_login_opens
+-- Whoever connects with it, a library say, is the tenant from the first statement on, and RESET ROLE leads back to
+-- it. What the tenant has set for its login in the meantime, in this database, goes.
+ALTER ROLE {login} LOGIN;
+ALTER ROLE {login} SET role = {role};
+ALTER ROLE {login} SET search_path = {path};
+ALTER ROLE {login} IN DATABASE {database} RESET role;
+ALTER ROLE {login} IN DATABASE {database} RESET search_path;
+
+-- name: own_login_joins
+GRANT {role} TO {login} WITH INHERIT TRUE, SET TRUE;
+
+-- name: own_login_joins_15
+GRANT {role} TO {login};
+
+-- name: own_login_closes
+ALTER ROLE {login} NOLOGIN;
+
+-- name: end_backends
+-- Each is waited for, 5 s at most. A role that was taken at connecting is not asked for again: only this ends it.
+SELECT pg_catalog.pg_terminate_backend(pid, 5000)
+  FROM pg_catalog.pg_stat_activity
+ WHERE usename = :login;
+
 -- name: admin_takes_role
 -- A superuser needs none; any other admin must be able to act as the owner.
 GRANT {role} TO CURRENT_USER;
@@ -37,6 +66,10 @@ REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 
 -- name: close_public
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
+
+-- name: group_connects
+-- Tenants' roles cannot log in; their own logins inherit it from them.
+GRANT CONNECT ON DATABASE {database} TO {group};
 
 -- name: login_connects
 GRANT CONNECT ON DATABASE {database} TO {login};

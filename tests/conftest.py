@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -118,10 +118,13 @@ def fleet(service: Service, manager: TenantManager) -> Service:
     return service
 
 
-def bouncer_for(service: Service) -> PgBouncer:
-    """Return a PgBouncer for `service`, to be entered; skip the test where there is none to run."""
+def bouncer_for(service: Service, also: Mapping[str, str] | None = None) -> PgBouncer:
+    """Return a PgBouncer for `service`, to be entered; skip the test where there is none to run.
+
+    `also` are passwords of more logins, by name.
+    """
     try:
-        return service.server.pooler(users={service.login: PASSWORD})
+        return service.server.pooler(users={service.login: PASSWORD, **(also or {})})
     except LookupError as error:
         pytest.skip(str(error))
 

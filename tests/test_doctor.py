@@ -740,6 +740,7 @@ def test_every_check_has_a_planted_fault() -> None:
     """A new check needs a new entry above."""
     elsewhere = {
         *("server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"),
+        "tenants.logins",  # test_tier_login_checked
         *("tenants.unfinished", "admin.rights", "admin.tenants"),  # the last two: test_admin_rights
     }
     assert {fault[0] for fault in {**_FAULTS, **_FAULTS_16}.values()} | elsewhere == set(CHECKS)

@@ -2,10 +2,17 @@
 
 So the catalog holds no secret, and a new cluster needs no redeploy: the environment, the file or the
 user's own callable may learn of it while the service runs.
+
+A tenant with a login of its own is asked for as ``<entry>/<login role>``. Where the provider knows none, its DSN is
+the cluster's with that user and a password derived from the installation's login secret: HMAC-SHA-256 (RFC 2104)
+over the role's name, so that thousands of logins need one secret.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import os
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,6 +31,34 @@ class CredentialProvider(Protocol):
     """Anything callable as ``provider(entry, purpose)`` that returns a DSN, or None where it knows none."""
 
     def __call__(self, entry: str, purpose: Purpose, /) -> str | None: ...
+
+
+def login_url(settings: Settings, provider: CredentialProvider, entry: str, login: str) -> URL:
+    """Return the app DSN of a tenant's own login on the cluster of `entry`, as a URL whose driver is still open.
+
+    Raises `ConfigurationError` where the provider knows none and there is no secret, or it names another user.
+    """
+    if provider(f"{entry}/{login}", "app"):
+        url = cluster_url(provider, f"{entry}/{login}", "app")
+        if url.username != login:
+            raise ConfigurationError(
+                f"the app DSN of {f'{entry}/{login}'!r} logs in as {url.username!r}; the catalog has {login!r}"
+            )
+        return url
+    secret = settings.login_secret
+    if secret is None:
+        raise ConfigurationError(
+            f"no credentials for the login {login!r}; set MT_PAAS_DB_LOGIN_SECRET, "
+            f"or let the credential provider answer for {f'{entry}/{login}'!r}"
+        )
+    password = login_password(secret.get_secret_value(), login)
+    return cluster_url(provider, entry, "app").set(username=login, password=password)
+
+
+def login_password(secret: str, login: str) -> str:
+    """Return the password that a login role has by the installation's secret: 43 characters of ``A-Za-z0-9-_``."""
+    digest = hmac.new(secret.encode(), login.encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def settings_credentials(settings: Settings) -> CredentialProvider:

@@ -15,6 +15,7 @@ import re
 import secrets
 import unicodedata
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NewType
 
 from mt_paas_db.errors import InvalidIdentifierError
@@ -32,6 +33,14 @@ SqlName = NewType("SqlName", str)
 """A validated SQL identifier of at most 63 bytes, lower case ASCII; still to be quoted where used."""
 
 MAX_IDENTIFIER_BYTES = 63
+
+
+class Tier(StrEnum):
+    """What keeps a tenant apart: a role that a shared login takes, or a login and connections of its own."""
+
+    ROLE = "role"
+    LOGIN = "login"
+
 
 _TENANT_ID = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-))*(?<!-)")
 _ALIAS = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
@@ -113,6 +122,14 @@ def parse_sql_name(value: object) -> SqlName:
     if text.startswith("pg_") or text in {"public", "mt_paas", "information_schema", "none"}:
         raise InvalidIdentifierError("SQL name", value, "the word is reserved")
     return SqlName(text)
+
+
+def parse_tier(value: object) -> Tier:
+    """Return `value` as a tier of trust. Raises `InvalidIdentifierError` for what is none."""
+    try:
+        return Tier(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise InvalidIdentifierError("tier", value, f"there are {' and '.join(Tier)}") from None
 
 
 def parse_revisions(value: object) -> tuple[str, ...]:
@@ -206,6 +223,10 @@ class InstallationRoles:
     def login(self) -> SqlName:
         """What the pool connects as; has no rights of its own."""
         return SqlName(f"{self.installation}_app")
+
+    def own_login(self, generation: int) -> SqlName:
+        """What the pool of one tenant of tier `login` connects as; no tenant's role can be called so (``app``)."""
+        return SqlName(f"{self.login}_{generation}")
 
     @property
     def reference(self) -> SqlName:

@@ -28,6 +28,7 @@ from pydantic_settings import (
 from mt_paas_db.catalog.identifiers import (
     InstallationName,
     SqlName,
+    Tier,
     parse_installation,
     parse_revisions,
     parse_sql_name,
@@ -99,6 +100,8 @@ class Settings(BaseSettings):
         requires: The revision, or the revisions, that a tenant must have for sessions of this process.
         shared_schemas: Schemas on every tenant's path after its own, for reference tables and types.
         canary: Tenants that a migration of the fleet tries first.
+        tier: What keeps new tenants apart: ``role``, or ``login`` (a login and connections of its own for each).
+        login_secret: What the passwords of the tenants' own logins are derived from; 32 characters or more.
         guards: Guard a tenant's own tables: whatever was granted, no other tenant touches their rows.
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
@@ -124,6 +127,8 @@ class Settings(BaseSettings):
     requires: Annotated[tuple[str, ...], BeforeValidator(parse_revisions)] = ()
     shared_schemas: tuple[Annotated[SqlName, AfterValidator(parse_sql_name)], ...] = ()
     canary: tuple[str, ...] = ()
+    tier: Tier = Tier.ROLE
+    login_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
     guards: bool = False
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"

@@ -7,7 +7,9 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, computed_field
+
+from mt_paas_db.catalog.identifiers import Tier
 
 CATALOG_VERSION = 4
 """The catalog version this code is written for; it works with the one before and the one after."""
@@ -59,6 +61,12 @@ class Placement(_Value):
     login_role: str
     schema_name: str
     role_name: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tier(self) -> Tier:
+        """What keeps the tenant apart. A login of its own is the only one of a cell that is named like it."""
+        return Tier.LOGIN if self.cell == self.login_role else Tier.ROLE
 
 
 class Tenant(_Value):

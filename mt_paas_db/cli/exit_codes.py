@@ -43,6 +43,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.ConfirmationError, REFUSED),
     (errors.ProvisioningError, FAILED),
     (errors.SchemaMissingError, FAILED),
+    (errors.NoOwnLoginError, FAILED),
     (errors.PlacementChangedError, FAILED),
     (errors.TenantError, FAILED),
     (errors.MigrationRefusedError, REFUSED),

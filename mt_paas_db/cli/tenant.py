@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mt_paas_db.catalog.identifiers import parse_name
+from mt_paas_db.catalog.identifiers import Tier, parse_name
 from mt_paas_db.catalog.values import Event, SuspensionReason, Tenant, TenantState
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.exit_codes import FAILED, PARTLY
@@ -58,6 +58,10 @@ def create(
         typer.Option("--from-file", metavar="FILE.csv", help="Create many: columns id, name, aliases; UTF-8."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="With --from-file: how many at a time.")] = 4,
+    tier: Annotated[
+        Tier | None,
+        typer.Option(help="What keeps it apart: a role, or a login of its own. MT_PAAS_DB_TIER if left out."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a tenant with its role, schema, tables and first rows; it is active at once.
@@ -67,23 +71,30 @@ def create(
     if from_file is not None:
         if tenant_id or display_name or aliases:
             raise typer.BadParameter("--from-file says which tenants; give no ID, --name or --alias beside it")
-        _create_many(from_file, jobs=jobs, models=models, scripts=scripts, seed=seed, as_json=as_json)
+        _create_many(from_file, jobs=jobs, tier=tier, models=models, scripts=scripts, seed=seed, as_json=as_json)
         return
     if tenant_id is None:
         raise typer.BadParameter("an ID is missing, or --from-file")
     with opened(models=models, scripts=scripts, seed=seed, needs_models=True) as manager:
-        tenant = manager.create(tenant_id, display_name=display_name, aliases=aliases or [], actor=whoami())
+        tenant = manager.create(tenant_id, display_name=display_name, aliases=aliases or [], tier=tier, actor=whoami())
     _answer(tenant, f"tenant {tenant.tenant_id!r} is {tenant.state}, its schema {_schema(tenant)!r}", as_json)
 
 
 def _create_many(
-    path: Path, *, jobs: int, models: str | None, scripts: str | None, seed: str | None, as_json: bool
+    path: Path,
+    *,
+    jobs: int,
+    tier: Tier | None,
+    models: str | None,
+    scripts: str | None,
+    seed: str | None,
+    as_json: bool,
 ) -> None:
     from mt_paas_db.core.bulk import read_file
 
     wanted = read_file(path)
     with opened(models=models, scripts=scripts, seed=seed, needs_models=True) as manager, bar() as progress:
-        done = manager.create_many(wanted, jobs=jobs, actor=whoami(), progress=progress)
+        done = manager.create_many(wanted, jobs=jobs, tier=tier, actor=whoami(), progress=progress)
     if as_json:
         print_document(done.as_dict())
     else:
@@ -128,6 +139,7 @@ def show(tenant_id: TenantArgument, as_json: JsonOption = False) -> None:
             "also called": ", ".join(tenant.aliases) or "-",
             "schema, role": _schema(tenant),
             "lives on": f"cluster {tenant.placement.cluster}, cell {tenant.placement.cell}",
+            "tier": f"{tenant.placement.tier}, connects as {tenant.placement.login_role}",
             "created": _time(tenant.created_at),
         }
     )

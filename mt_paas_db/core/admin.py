@@ -6,17 +6,18 @@ owns, so that every object has the same owner whoever ran the command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from psycopg.sql import Composable
+from psycopg import pq
+from psycopg.sql import Composable, Literal
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, login_url
 from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
@@ -30,7 +31,7 @@ ROLE_EXISTS = frozenset({"42710", "23505"})
 """SQLSTATEs of CREATE ROLE for a name in use: seen, or lost in a race for the unique index."""
 
 
-Named = tuple[str, dict[str, str]]
+Named = tuple[str, Mapping[str, str | Composable]]
 """A statement of ``sql/roles.sql``: its name and its parts."""
 
 
@@ -52,10 +53,11 @@ class Oneself:
 class AdminTransaction:
     """An open transaction of the admin. `connection` acts as the admin, or inside `as_owner` as the owner."""
 
-    def __init__(self, connection: Connection, roles: InstallationRoles, cluster: str) -> None:
+    def __init__(self, connection: Connection, admin: Admin) -> None:
         self.connection = connection
-        self.roles = roles
-        self.cluster = cluster
+        self.roles = admin.roles
+        self.cluster = admin.cluster
+        self.own_password = admin.own_password
         self.installation: Installation | None = None  # whose catalog this is, once somebody has asked
 
     @cached_property
@@ -66,6 +68,13 @@ class AdminTransaction:
             known = Oneself(**self.connection.execute(query("roles", "oneself")).mappings().one())
             self.connection.info[Oneself] = known
         return known
+
+    def set_password(self, login: str, password: str) -> Named:
+        """Return the statement that sets a password, as a SCRAM verifier made here: no log can show it in clear."""
+        driver: Any = self.connection.connection.driver_connection
+        pgconn: pq.abc.PGconn = driver.pgconn
+        verifier = pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+        return ("set_password", {"login": login, "verifier": Literal(verifier)})
 
     def run(self, name: str, /, **parts: str | Composable) -> None:
         """Execute a statement of ``sql/roles.sql``."""
@@ -130,7 +139,16 @@ class Admin:
         self.cluster = settings.home_cluster
         self.roles = InstallationRoles(settings.installation)
         self._timeout_s = settings.connect_timeout_s
+        self._settings = settings
         self._credentials = credentials
+
+    def own_password(self, entry: str, login: str) -> str | None:
+        """Return the password of a tenant's own login; None where its DSN has none, as with certificates.
+
+        Raises `ConfigurationError` where its credentials are not known.
+        """
+        password = login_url(self._settings, self._credentials, entry, login).password
+        return None if password is None else str(password)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -179,7 +197,7 @@ class Admin:
             LockedError: A lock was not to be had within 30 s (55P03).
         """
         with self._explained(), self._engine.begin() as connection:
-            transaction = AdminTransaction(connection, self.roles, self.cluster)
+            transaction = AdminTransaction(connection, self)
             version = transaction.oneself.version
             if version < MINIMUM_VERSION * 10_000:
                 raise MissingRightsError(

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mt_paas_db.catalog.identifiers import Tier, parse_name
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.checks import Report
@@ -17,6 +18,7 @@ from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
+from mt_paas_db.session.raw import RawConnectionContext
 
 if TYPE_CHECKING:
     from mt_paas_db.core.manager import TenantManager
@@ -50,6 +52,24 @@ class AsyncTenantManager:
             requires=requires,
         )
 
+    def raw_connection(
+        self,
+        tenant_id: str,
+        *,
+        read_only: bool = False,
+        isolation_level: IsolationLevel | None = None,
+        statement_timeout_s: float | None = None,
+    ) -> RawConnectionContext:
+        """The same as `TenantManager.raw_connection`."""
+        return self._manager.raw_connection(
+            tenant_id, read_only=read_only, isolation_level=isolation_level, statement_timeout_s=statement_timeout_s
+        )
+
+    async def dsn(self, tenant_id: str) -> str:
+        """Asyncio version of `TenantManager.dsn`."""
+        door = self._manager._door
+        return door.dsn(await door.aresolve(parse_name(tenant_id)))
+
     async def close(self) -> None:
         """Asyncio version of `TenantManager.close`, for the running event loop's pools."""
         await self._manager._door.engines.aclose()
@@ -72,12 +92,19 @@ class AsyncTenantManager:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        tier: Tier | str | None = None,
         seed: Seed | str | None = None,
         actor: str | None = None,
     ) -> Tenant:
         """Asyncio version of `TenantManager.create`. A seed is blocking all the same, and runs in the thread."""
         return await asyncio.to_thread(
-            self._manager.create, tenant_id, display_name=display_name, aliases=aliases, seed=seed, actor=actor
+            self._manager.create,
+            tenant_id,
+            display_name=display_name,
+            aliases=aliases,
+            tier=tier,
+            seed=seed,
+            actor=actor,
         )
 
     async def create_many(
@@ -85,13 +112,14 @@ class AsyncTenantManager:
         tenants: Iterable[NewTenant],
         *,
         jobs: int = 4,
+        tier: Tier | str | None = None,
         seed: Seed | str | None = None,
         actor: str | None = None,
         progress: Listener = unheard,
     ) -> Created:
         """Asyncio version of `TenantManager.create_many`; `progress` is called in a worker thread."""
         return await asyncio.to_thread(
-            self._manager.create_many, tenants, jobs=jobs, seed=seed, actor=actor, progress=progress
+            self._manager.create_many, tenants, jobs=jobs, tier=tier, seed=seed, actor=actor, progress=progress
         )
 
     async def get(self, tenant_id: str) -> Tenant:

@@ -38,7 +38,7 @@ class Changes:
 
     def __init__(self, admin: Admin, settings: Settings) -> None:
         self.admin = admin
-        self._settings = settings
+        self.settings = settings
 
     @contextmanager
     def changing(
@@ -117,13 +117,13 @@ class Changes:
         if holder not in (None, step.roles.owner):
             raise ConfigurationError(
                 f"database {step.oneself.database!r} of cluster {self.admin.cluster!r} holds the catalog of another "
-                f"installation, owned by {holder!r}; the settings say {self._settings.installation!r}"
+                f"installation, owned by {holder!r}; the settings say {self.settings.installation!r}"
             )
         installation = registry.installation(step.connection, cluster=self.admin.cluster)
-        if installation.name != self._settings.installation:
+        if installation.name != self.settings.installation:
             raise ConfigurationError(
                 f"the catalog of cluster {self.admin.cluster!r} belongs to installation {installation.name!r}, "
-                f"the settings say {self._settings.installation!r}"
+                f"the settings say {self.settings.installation!r}"
             )
         step.installation = installation
         return installation

@@ -59,12 +59,13 @@ def _joined(row: RowMapping, patient: Patient) -> Iterator[Finding]:
             if patient.modern
             else f'ALTER ROLE "{role}" INHERIT; GRANT "{group}" TO "{role}";',
         )
+    inherit = "TRUE" if row["own_login"] else "FALSE"
     takes_sessions = row["state"] in ("active", "read_only")
     if takes_sessions and not row["grantors"]:
         yield Finding(
             Severity.ERROR,
             f"{who} is {row['state']}, but {login!r} may not take its role",
-            f'GRANT "{role}" TO "{login}"{" WITH INHERIT FALSE, SET TRUE" if patient.modern else ""};',
+            f'GRANT "{role}" TO "{login}"{f" WITH INHERIT {inherit}, SET TRUE" if patient.modern else ""};',
         )
     if not takes_sessions and row["grantors"]:
         grantors = row["grantors"] if patient.modern else [None]

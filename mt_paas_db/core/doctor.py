@@ -18,7 +18,7 @@ from mt_paas_db.session.door import Door
 # In the order in which they look: what connects comes before what is asked over it.
 # isort: off
 from mt_paas_db.core import checkup_connection  # noqa: F401
-from mt_paas_db.core import checkup_admin, checkup_login, checkup_roles, checkup_tenants  # noqa: F401
+from mt_paas_db.core import checkup_admin, checkup_login, checkup_roles, checkup_tenants, checkup_own_logins  # noqa: F401
 # isort: on
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg import pq
 from psycopg.sql import Literal
 from sqlalchemy.exc import DBAPIError
 
@@ -106,7 +105,7 @@ def _make_roles(step: AdminTransaction, password: Any, cluster: str, *, first: b
     if _missing(step, roles.login, cluster, first=first):
         step.run("create_login", login=roles.login)
         if password is not None:
-            _set_password(step, str(password))
+            step.run_all(step.set_password(roles.login, str(password)))
     else:
         step.run("login_inherits_nothing", login=roles.login)
     step.run("login_path", login=roles.login)
@@ -151,21 +150,13 @@ def _missing(step: AdminTransaction, role: str, cluster: str, *, first: bool, ex
     return False
 
 
-def _set_password(step: AdminTransaction, password: str) -> None:
-    """Set the login's password as a SCRAM verifier made here, so that no log can show it in clear."""
-    driver: Any = step.connection.connection.driver_connection
-    pgconn: pq.abc.PGconn = driver.pgconn
-    login = step.roles.login
-    verifier = pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
-    step.run("set_password", login=login, verifier=Literal(verifier))
-
-
 def _close_database(step: AdminTransaction) -> None:
     database = step.oneself.database
     step.run("close_database", database=database)
     if step.ask("schema_owner", schema="public") is not None:
         step.run("close_public")
     step.run("login_connects", database=database, login=step.roles.login)
+    step.run("group_connects", database=database, group=step.roles.group)
     step.run("owner_creates", database=database, owner=step.roles.owner)
     step.run("owner_functions", owner=step.roles.owner)
     step.run("create_control_schema", owner=step.roles.owner)

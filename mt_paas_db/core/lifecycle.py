@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy.exc import IntegrityError
 
 from mt_paas_db.catalog import registry
-from mt_paas_db.catalog.identifiers import parse_name, parse_tenant_id
+from mt_paas_db.catalog.identifiers import Tier, parse_name, parse_tenant_id, parse_tier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Event, NameKind, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core import removal
@@ -18,7 +18,7 @@ from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.provision import Provisioner
 from mt_paas_db.core.seed import Seed
-from mt_paas_db.core.standing import enter
+from mt_paas_db.core.standing import end_backends, enter
 from mt_paas_db.core.transitions import transition
 from mt_paas_db.errors import ConfigurationError, NameReservedError, UnknownAliasError
 
@@ -36,6 +36,7 @@ class Lifecycle:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        tier: Tier | str | None = None,
         seed: Seed | None = None,
         actor: str | None = None,
     ) -> Tenant:
@@ -48,22 +49,28 @@ class Lifecycle:
             tenant_id: a-z, 0-9 and hyphens, as a host name.
             display_name: What people read; the id where left out.
             aliases: Host names or old names that lead to the tenant too.
+            tier: What keeps it apart: ``role``, or ``login`` for a login and connections of its own; the setting
+                `tier` where left out. It stays for the tenant's life.
             seed: What writes the first rows, before the manager's own. See `mt_paas_db.core.seed`.
             actor: Who is recorded in the log; the admin's role where left out.
 
         Raises:
-            InvalidIdentifierError: The id or an alias is malformed.
+            InvalidIdentifierError: The id or an alias is malformed, or there is no such tier.
+            ConfigurationError: Tier ``login``, and there are no credentials for the login; nothing was created.
             TenantExistsError: The id is in use; of several concurrent creations one succeeds.
             NameReservedError: The id or an alias belongs to another tenant, now or (an id) formerly.
             ProvisioningError: The models' DDL, a revision or the seed failed.
         """
-        return self._provisioner.create(tenant_id, display_name=display_name, aliases=aliases, seed=seed, actor=actor)
+        return self._provisioner.create(
+            tenant_id, display_name=display_name, aliases=aliases, tier=tier, seed=seed, actor=actor
+        )
 
     def create_many(
         self,
         tenants: Iterable[NewTenant],
         *,
         jobs: int = 4,
+        tier: Tier | str | None = None,
         seed: Seed | None = None,
         actor: str | None = None,
         progress: Listener = unheard,
@@ -75,14 +82,21 @@ class Lifecycle:
 
         Raises:
             ConfigurationError: Names are malformed or claimed twice; nothing was created.
+            InvalidIdentifierError: There is no such tier; nothing was created.
         """
         wanted = check(tenants)
+        of_tier = None if tier is None else parse_tier(tier)
         if jobs < 1:
             raise ConfigurationError(f"jobs must be at least 1, not {jobs}")
 
         def create(new: NewTenant) -> Tenant:
             return self._provisioner.create(
-                new.tenant_id, display_name=new.display_name, aliases=new.aliases, seed=seed, actor=actor
+                new.tenant_id,
+                display_name=new.display_name,
+                aliases=new.aliases,
+                tier=of_tier,
+                seed=seed,
+                actor=actor,
             )
 
         with self._changes.admin.keeping_connections(jobs):
@@ -192,7 +206,11 @@ class Lifecycle:
         detail = {key: str(value) for key, value in (("reason", reason), ("note", note)) if value is not None}
         with self._changes.changing(action, parse_name(tenant_id), actor, detail=detail) as change:
             tenant = change.tenant
-            enter(change.step, tenant, transition(tenant.tenant_id, tenant.state, action), reason=reason)
+            state = transition(tenant.tenant_id, tenant.state, action)
+            enter(change.step, tenant, state, reason=reason)
+        if not state.serves:
+            with self._changes.admin.transaction() as step:
+                end_backends(step, tenant)
         return change.after
 
     # -- names

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mt_paas_db.catalog.credentials import CredentialProvider, settings_credentials
+from mt_paas_db.catalog.identifiers import Tier, parse_name
 from mt_paas_db.catalog.settings import Settings, load_settings
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.admin import Admin
@@ -20,7 +21,8 @@ from mt_paas_db.core.models import Models, load_models, metadata_of
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed, load_seed
 from mt_paas_db.session.door import Door, TenantSessionContext
-from mt_paas_db.session.pin import IsolationLevel
+from mt_paas_db.session.pin import IsolationLevel, PinOptions
+from mt_paas_db.session.raw import RawConnectionContext
 
 if TYPE_CHECKING:
     from mt_paas_db.core.aio import AsyncTenantManager
@@ -141,6 +143,44 @@ class TenantManager:
             requires=requires,
         )
 
+    def raw_connection(
+        self,
+        tenant_id: str,
+        *,
+        read_only: bool = False,
+        isolation_level: IsolationLevel | None = None,
+        statement_timeout_s: float | None = None,
+    ) -> RawConnectionContext:
+        """Return the door to a connection of the driver's own, for a library that wants one; at any tier.
+
+        ``with`` gives a `psycopg.Connection`, ``async with`` what the setting `async_driver` names. It is inside one
+        transaction that is pinned to the tenant, committed when the block ends, rolled back when it raises; the
+        connection is closed with it, and nobody else ever gets it. The driver is in autocommit mode, and so begins
+        and ends nothing by itself; `psycopg`'s ``connection.transaction()`` makes savepoints.
+
+        Raises:
+            ContextLostError: On leaving: the library ended the transaction. What it had done by then is committed,
+                or rolled back, as the library asked.
+            ConfigurationError, ... : As `get_session`, all of them on entering but for bad arguments.
+        """
+        options = PinOptions(
+            read_only=read_only, isolation_level=isolation_level, statement_timeout_s=statement_timeout_s
+        )
+        return RawConnectionContext(self._door, parse_name(tenant_id), options)
+
+    def dsn(self, tenant_id: str) -> str:
+        """Return the DSN of a tenant of tier `login`, its password in it: ``postgresql://user:password@host/db``.
+
+        For a library that opens connections of its own. Whoever connects with it is the tenant, and cannot be
+        another. Asks the catalog, where this process does not remember the tenant.
+
+        Raises:
+            NoOwnLoginError: The tenant is of tier `role`: its login would be everybody's.
+            UnknownTenantError, TenantSuspendedError, TenantNotReadyError: As `get_session`.
+            ConfigurationError: There are no credentials for its login.
+        """
+        return self._door.dsn(self._door.resolve(parse_name(tenant_id)))
+
     def close(self) -> None:
         """Close the pools' idle connections. The manager stays usable, and opens new ones when needed."""
         self._door.engines.close()
@@ -172,25 +212,29 @@ class TenantManager:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        tier: Tier | str | None = None,
         seed: Seed | str | None = None,
         actor: str | None = None,
     ) -> Tenant:
         """See `Lifecycle.create`."""
         planted = load_seed(seed) if seed is not None else None
-        return self._lifecycle.create(tenant_id, display_name=display_name, aliases=aliases, seed=planted, actor=actor)
+        return self._lifecycle.create(
+            tenant_id, display_name=display_name, aliases=aliases, tier=tier, seed=planted, actor=actor
+        )
 
     def create_many(
         self,
         tenants: Iterable[NewTenant],
         *,
         jobs: int = 4,
+        tier: Tier | str | None = None,
         seed: Seed | str | None = None,
         actor: str | None = None,
         progress: Listener = unheard,
     ) -> Created:
         """See `Lifecycle.create_many`."""
         planted = load_seed(seed) if seed is not None else None
-        return self._lifecycle.create_many(tenants, jobs=jobs, seed=planted, actor=actor, progress=progress)
+        return self._lifecycle.create_many(tenants, jobs=jobs, tier=tier, seed=planted, actor=actor, progress=progress)
 
     def get(self, tenant_id: str) -> Tenant:
         """See `Lifecycle.get`."""

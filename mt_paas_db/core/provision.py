@@ -24,9 +24,11 @@ from mt_paas_db.catalog.identifiers import (
     SqlName,
     TenantId,
     TenantName,
+    Tier,
     parse_display_name,
     parse_name,
     parse_tenant_id,
+    parse_tier,
     tenant_sql_name,
 )
 from mt_paas_db.catalog.registry import sqlstate_of
@@ -54,6 +56,7 @@ class _Order:
     tenant_id: TenantId
     display_name: str | None
     aliases: tuple[TenantName, ...]
+    tier: Tier | None
     seed: Seed | None
     actor: str | None
 
@@ -82,6 +85,7 @@ class Provisioner:
         *,
         display_name: str | None = None,
         aliases: Sequence[str] = (),
+        tier: Tier | str | None = None,
         seed: Seed | None = None,
         actor: str | None = None,
     ) -> Tenant:
@@ -95,6 +99,7 @@ class Provisioner:
             parse_tenant_id(tenant_id),
             None if display_name is None else parse_display_name(display_name),
             tuple(parse_name(alias) for alias in aliases),
+            None if tier is None else parse_tier(tier),
             seed or self._blueprint.seed,
             actor,
         )
@@ -138,6 +143,11 @@ class Provisioner:
             return None  # a former id or an alias of another is refused when the name is claimed
         if found.state is not TenantState.PROVISIONING:
             raise TenantExistsError(order.tenant_id)
+        if order.tier not in (None, found.placement.tier):
+            raise ConfigurationError(
+                f"tenant {order.tenant_id!r} was left provisioning at tier {found.placement.tier.value!r}; create it "
+                "at that tier, or delete it first"
+            )
         return found
 
     def _at_once(self, order: _Order) -> Tenant:
@@ -224,7 +234,9 @@ class Provisioner:
     def _make_empty(self, step: AdminTransaction, order: _Order, state: TenantState) -> Tenant:
         """Make the role, the schema and the row of a tenant, without tables."""
         connection = step.connection
-        generation, name = self._make_role_and_schema(step, order.tenant_id)
+        generation, name, login = self._make_roles_and_schema(step, order)
+        if login is not None:
+            registry.run(connection, "insert_cell", name=login, cluster=step.cluster, login_role=login)
         try:
             tenant = registry.insert_tenant(
                 connection,
@@ -232,7 +244,7 @@ class Provisioner:
                 generation=generation,
                 display_name=order.tenant_id if order.display_name is None else order.display_name,
                 state=state,
-                cell=DEFAULT_CELL,
+                cell=DEFAULT_CELL if login is None else login,
                 sql_name=name,
             )
         except IntegrityError as error:
@@ -241,15 +253,22 @@ class Provisioner:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
         return registry.get(connection, TenantName(order.tenant_id)) if order.aliases else tenant
 
-    def _make_role_and_schema(self, step: AdminTransaction, tenant_id: TenantId) -> tuple[int, SqlName]:
-        installation = self._changes.installation(step)
+    def _make_roles_and_schema(self, step: AdminTransaction, order: _Order) -> tuple[int, SqlName, SqlName | None]:
+        """Return a new tenant's generation, the name of its role and schema, and its own login where it has one."""
+        installation, tenant_id = self._changes.installation(step), order.tenant_id
+        tier = order.tier or self._changes.settings.tier
         for _ in range(_NAME_ATTEMPTS):
             generation = registry.next_generation(step.connection)
             name = tenant_sql_name(step.roles.installation, tenant_id, generation, opaque=installation.opaque_names)
+            roles: list[Named] = [("create_tenant_role", {"role": name})]
+            login = step.roles.own_login(generation) if tier is Tier.LOGIN else None
+            if login is not None:
+                step.own_password(step.cluster, login)  # or there are no credentials for it
+                roles.append(("create_own_login", {"login": login}))
             try:
                 step.run_all(
                     ("before_role", {}),
-                    *step.by_oneself(("create_tenant_role", {"role": name})),
+                    *step.by_oneself(*roles),
                     *made_schema(step, schema=name, role=name),
                     ("with_role", {}),
                 )
@@ -258,7 +277,7 @@ class Provisioner:
                     raise
                 step.run("without_role")
                 continue
-            return generation, name
+            return generation, name, login
         raise ProvisioningError(
             tenant_id, f"{_NAME_ATTEMPTS} role names in a row were taken on this server, the last {name!r}"
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog import registry
-from mt_paas_db.catalog.identifiers import TenantName
+from mt_paas_db.catalog.identifiers import TenantName, Tier
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.core.admin import Admin, AdminTransaction
 from mt_paas_db.core.changes import Changes
@@ -46,17 +46,24 @@ def delete(
             if tenant.state is not state:
                 enter(step, tenant, state)
                 changes.record(step, "delete", tenant, actor, outcome="started")
-        schema = tenant.placement.schema_name
+        placement = tenant.placement
+        schema = placement.schema_name
+        roles = [placement.login_role] if placement.tier is Tier.LOGIN else []
+        roles.append(placement.role_name)
         empty_schema(changes.admin, schema, progress)
-        _unlink_large_objects(changes.admin, tenant.placement.role_name)
+        for role in roles:
+            _unlink_large_objects(changes.admin, role)
         with changes.as_owner() as step:
             if not registry.lock(step.connection, tenant.generation):
                 raise UnknownTenantError(name)  # another call was faster
             step.run("drop_tenant_schema", schema=schema)
             registry.run(step.connection, "delete_names", generation=tenant.generation)
             registry.run(step.connection, "delete_tenant", generation=tenant.generation)
+            if placement.tier is Tier.LOGIN:
+                registry.run(step.connection, "delete_own_cell", name=placement.cell)
             with step.as_oneself():
-                _drop_role(step, tenant.placement.role_name)
+                for role in roles:
+                    _drop_role(step, role)
             changes.record(step, "delete", tenant, actor)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from mt_paas_db.catalog import registry
+from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core.admin import AdminTransaction, Named
 from mt_paas_db.errors import MissingRightsError
@@ -46,12 +47,24 @@ def enter(step: AdminTransaction, tenant: Tenant, state: TenantState, *, reason:
 
 def join(step: AdminTransaction, tenant: Tenant) -> None:
     """Let the login take a tenant's role. Acts as the owner, and ends so."""
-    step.run_as_oneself(_login_joins(step, tenant))
+    step.run_as_oneself(*_login_joins(step, tenant))
 
 
 def admit(step: AdminTransaction, tenant: Tenant) -> None:
     """Let a new tenant's role use what is shared, and the login take that role. Acts as the owner, and ends so."""
-    step.run_as_oneself(_joins_group(step, tenant), _login_joins(step, tenant))
+    step.run_as_oneself(_joins_group(step, tenant), *_login_joins(step, tenant))
+
+
+def end_backends(step: AdminTransaction, tenant: Tenant) -> None:
+    """End the connections of a closed tenant's own login, once that it is closed was committed. Acts as the admin."""
+    login = tenant.placement.login_role
+    if tenant.placement.tier is not Tier.LOGIN or not step.ask("role_exists", role=login):
+        return
+    if not step.oneself.rolsuper:
+        step.run("admin_takes_role", role=login)
+    step.rows("end_backends", login=login)
+    if not step.oneself.rolsuper:
+        step.run("admin_leaves_role" if step.oneself.version >= 160_000 else "admin_leaves_role_15", role=login)
 
 
 def join_group(step: AdminTransaction, tenant: Tenant) -> None:
@@ -63,13 +76,31 @@ def _joins_group(step: AdminTransaction, tenant: Tenant) -> Named:
     return ("group_joins", {"group": step.roles.group, "role": tenant.placement.role_name})
 
 
-def _login_joins(step: AdminTransaction, tenant: Tenant) -> Named:
-    name = "login_joins" if step.oneself.version >= 160_000 else "login_joins_15"
-    return (name, {"role": tenant.placement.role_name, "login": step.roles.login})
+def _login_joins(step: AdminTransaction, tenant: Tenant) -> list[Named]:
+    role, login = tenant.placement.role_name, tenant.placement.login_role
+    own = tenant.placement.tier is Tier.LOGIN
+    suffix = "" if step.oneself.version >= 160_000 else "_15"
+    joins: Named = (f"{'own_' if own else ''}login_joins{suffix}", {"role": role, "login": login})
+    return [joins, *_own_login_opens(step, tenant)] if own else [joins]
+
+
+def _own_login_opens(step: AdminTransaction, tenant: Tenant) -> list[Named]:
+    placement = tenant.placement
+    login, password = placement.login_role, step.own_password(placement.credentials, placement.login_role)
+    shared = step.installation.shared_schemas if step.installation is not None else ()
+    path = sql.SQL(", ").join(sql.Identifier(name) for name in (placement.schema_name, *shared, "pg_temp"))
+    database = step.oneself.database
+    opens: Named = (
+        "own_login_opens",
+        {"login": login, "role": placement.role_name, "path": path, "database": database},
+    )
+    return [opens] if password is None else [opens, step.set_password(login, password)]
 
 
 def _leave(step: AdminTransaction, tenant: Tenant) -> None:
     role, login = tenant.placement.role_name, tenant.placement.login_role
+    if tenant.placement.tier is Tier.LOGIN and step.ask("role_exists", role=login):
+        step.run("own_login_closes", login=login)
     if not step.ask("role_exists", role=role):
         return  # lost behind our back; nobody can take it
     if step.oneself.version >= 160_000:

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mt_paas_db.catalog.credentials import CredentialProvider
-from mt_paas_db.catalog.identifiers import TenantName, parse_name, parse_revisions
+from mt_paas_db.catalog.identifiers import TenantName, Tier, parse_name, parse_revisions
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError, TenantMismatchError
+from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError, NoOwnLoginError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.engines import Engines
@@ -48,7 +48,7 @@ class Door:
         self.engines = Engines(settings, credentials, refused=self._refused)
 
     def _refused(self, flavour: str) -> Refused:
-        def explain(pin: Pin, sqlstate: str) -> TenantError:
+        def explain(pin: Pin, sqlstate: str | None) -> TenantError | None:
             catalog = (
                 self.engines.asyncio(self._home, "catalog").sync_engine
                 if flavour == "asyncio"
@@ -79,6 +79,18 @@ class Door:
                 resolved = await connection.run_sync(self.resolver.ask, name)
             _check(resolved, requires)
         return resolved
+
+    def dsn(self, resolved: Resolved) -> str:
+        """Return the DSN of a tenant's own login, its password in it.
+
+        Raises `NoOwnLoginError` at tier `role`, `ConfigurationError` where its credentials are not known.
+        """
+        placement = resolved.resolution.placement
+        if placement.tier is not Tier.LOGIN:
+            raise NoOwnLoginError(resolved.name)
+        return self.engines.credentials(placement.credentials, placement.login_role).render_as_string(
+            hide_password=False
+        )
 
     def _remembered(self, name: TenantName, requires: tuple[str, ...] | None) -> Resolved | None:
         """Return a remembered answer that opens the door. A closed tenant is never remembered."""
@@ -130,7 +142,7 @@ class TenantSessionContext:
     def __enter__(self) -> TenantSession:
         self._use_once()
         resolved = self._door.resolve(self._name, self._requires)
-        engine = self._door.engines.blocking(resolved.resolution.placement.credentials)
+        engine = self._door.engines.of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
         session = TenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
@@ -151,7 +163,7 @@ class TenantSessionContext:
     async def __aenter__(self) -> AsyncTenantSession:
         self._use_once()
         resolved = await self._door.aresolve(self._name, self._requires)
-        engine = self._door.engines.asyncio(resolved.resolution.placement.credentials)
+        engine = self._door.engines.asyncio_of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
         session = AsyncTenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)

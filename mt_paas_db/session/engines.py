@@ -1,4 +1,4 @@
-"""Engines: one per login role and flavour, shared by all tenants that it serves.
+"""Engines: one per login role and flavour, shared by all tenants that it serves; a tenant may have one of its own.
 
 Blocking engines belong to the process; asyncio engines also to their event loop, whose connections
 cannot be used from another one.
@@ -16,14 +16,19 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import mt_paas_db.session.dialects  # noqa: F401  (registers the pinned dialects)
-from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
+from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, login_url
+from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.guard import install
 from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault
 
 Role = Literal["tenant", "catalog"]
+
+_Key = tuple[str, Role, str | None]
+"""Credentials entry, what the engine is for, and the login role where it is not the installation's."""
 
 
 class Engines:
@@ -38,54 +43,78 @@ class Engines:
         self._settings = settings
         self._credentials = credentials
         self._refused = refused
+        self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
-        self._blocking: dict[tuple[str, Role], Engine] = {}
-        self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, Role], AsyncEngine]]
+        self._blocking: dict[_Key, Engine] = {}
+        self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]]
         self._asyncio = weakref.WeakKeyDictionary()
 
-    def blocking(self, entry: str, role: Role = "tenant") -> Engine:
-        """Return the blocking engine of a credentials entry. Raises `ConfigurationError` for an unknown one."""
-        engine = self._blocking.get((entry, role))
+    def blocking(self, entry: str, role: Role = "tenant", login: str | None = None) -> Engine:
+        """Return the blocking engine of a credentials entry, or of a tenant's own login there.
+
+        Raises `ConfigurationError` where the credentials are not known.
+        """
+        key = (entry, role, login)
+        engine = self._blocking.get(key)
         if engine is None:
             with self._lock:
-                engine = self._blocking.get((entry, role))
+                engine = self._blocking.get(key)
                 if engine is None:
-                    engine = create_engine(self._url(entry, role, "psycopg"), **self._options(entry, role, "psycopg"))
-                    self._equip(engine, entry, role)
-                    self._blocking[entry, role] = engine
+                    engine = create_engine(self._url(key, "psycopg"), **self._options(key, "psycopg"))
+                    self._equip(engine, key)
+                    self._blocking[key] = engine
         return engine
 
-    def asyncio(self, entry: str, role: Role = "tenant") -> AsyncEngine:
-        """Return the running event loop's engine of a credentials entry; same errors as `blocking`."""
+    def asyncio(self, entry: str, role: Role = "tenant", login: str | None = None) -> AsyncEngine:
+        """Return the running event loop's engine; same errors as `blocking`."""
         loop = asyncio.get_running_loop()
+        key = (entry, role, login)
         engines = self._asyncio.get(loop)
-        engine = engines.get((entry, role)) if engines else None
+        engine = engines.get(key) if engines else None
         if engine is None:
             with self._lock:
                 engines = self._asyncio.setdefault(loop, {})
-                engine = engines.get((entry, role))
+                engine = engines.get(key)
                 if engine is None:
                     driver = self._settings.async_driver
                     try:
                         engine = create_async_engine(
-                            self._url(entry, role, driver, suffix="_async"),
-                            **self._options(entry, role, driver),
+                            self._url(key, driver, suffix="_async"), **self._options(key, driver)
                         )
                     except ModuleNotFoundError as error:
                         if error.name != "asyncpg":
                             raise
                         raise MissingExtraError("async_driver='asyncpg'", "asyncpg") from None
-                    self._equip(engine.sync_engine, entry, role)
-                    engines[entry, role] = engine
+                    self._equip(engine.sync_engine, key)
+                    engines[key] = engine
         return engine
 
-    def _url(self, entry: str, role: Role, driver: Driver, *, suffix: str = "") -> URL:
-        url = cluster_url(self._credentials, entry, "app")
+    def of(self, placement: Placement) -> Engine:
+        """Return the blocking engine that serves a tenant."""
+        return self.blocking(placement.credentials, login=self._own_login(placement))
+
+    def asyncio_of(self, placement: Placement) -> AsyncEngine:
+        """Return the running event loop's engine that serves a tenant."""
+        return self.asyncio(placement.credentials, login=self._own_login(placement))
+
+    def _own_login(self, placement: Placement) -> str | None:
+        return None if placement.login_role == self._shared_login else placement.login_role
+
+    def credentials(self, entry: str, login: str | None = None) -> URL:
+        """Return the DSN of sessions, as it is now, as a URL whose driver is still open."""
+        if login is None:
+            return cluster_url(self._credentials, entry, "app")
+        return login_url(self._settings, self._credentials, entry, login)
+
+    def _url(self, key: _Key, driver: Driver, *, suffix: str = "") -> URL:
+        entry, role, login = key
+        url = self.credentials(entry, login)
         if role == "catalog":
             return url.set(drivername=f"postgresql+{driver}")
         return url.set(drivername=f"postgresql+mt_{driver}{suffix if driver == 'psycopg' else ''}")
 
-    def _options(self, entry: str, role: Role, driver: Driver) -> dict[str, Any]:
+    def _options(self, key: _Key, driver: Driver) -> dict[str, Any]:
+        entry, role, login = key
         settings = self._settings
         profile = self._profile(entry)
         timeout = "connect_timeout" if driver == "psycopg" else "timeout"
@@ -108,16 +137,22 @@ class Engines:
                 "pool_pre_ping": True,
                 "isolation_level": "AUTOCOMMIT",
             }
+        if login is not None:
+            # What one tenant keeps open serves nobody else. The server ends it when the tenant is closed, so ask first.
+            most = settings.pool_size + settings.max_overflow
+            return {**options, "pool_size": 1, "max_overflow": most - 1, "pool_pre_ping": True}
         return {**options, "pool_size": settings.pool_size, "max_overflow": settings.max_overflow}
 
     def _profile(self, entry: str) -> PoolerProfile:
         cluster = self._settings.clusters.get(entry)
         return PoolerProfile.parse(cluster.pooler if cluster else "direct")
 
-    def _equip(self, engine: Engine, entry: str, role: Role) -> None:
+    def _equip(self, engine: Engine, key: _Key) -> None:
+        entry, role, login = key
+
         def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
             # Credentials may have been rotated since the engine was made.
-            options.update(dialect.create_connect_args(cluster_url(self._credentials, entry, "app"))[1])
+            options.update(dialect.create_connect_args(self.credentials(entry, login))[1])
             try:
                 return dialect.connect(*arguments, **options)
             except Exception as error:  # whatever the driver raises here means: no connection

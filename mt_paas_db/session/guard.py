@@ -17,10 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from mt_paas_db.errors import ContextLostError, NoTenantError, TenantMismatchError
+from mt_paas_db.catalog.identifiers import Tier
+from mt_paas_db.errors import ContextLostError, NoTenantError, ServerUnavailableError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, Refused, pin_state, state_of
 
@@ -39,6 +41,13 @@ class PinnedConnection(Connection):
 
     _unnoted = False  # whether the next to read `connection` is SQLAlchemy
 
+    def __init__(self, engine: Engine, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(engine, *arguments, **options)
+        except ServerUnavailableError as error:
+            _explain(engine, error)
+            raise
+
     @property
     def connection(self) -> PoolProxiedConnection:
         """The pool's proxy of the DBAPI connection, noted as handed out until it is checked in."""
@@ -54,7 +63,11 @@ class PinnedConnection(Connection):
         options = self._execution_options
         state.wanted = options.get(PIN_OPTION)
         state.level = options.get("isolation_level")
-        self._unseen(super()._begin_impl, transaction)
+        try:
+            self._unseen(super()._begin_impl, transaction)
+        except DBAPIError as error:
+            _explain(self.engine, error)
+            raise
 
     def _commit_impl(self) -> None:
         self._unseen(super()._commit_impl)
@@ -68,6 +81,20 @@ class PinnedConnection(Connection):
             act(*arguments)
         finally:
             self._unnoted = False
+
+
+def _explain(engine: Engine, error: Exception) -> None:
+    """Raise what the catalog says of a tenant whose own login cannot connect, now or any more, if it is closed.
+
+    Servers and poolers say that in many ways, some of them only at the first statement.
+    """
+    pin: Pin | None = engine.get_execution_options().get(PIN_OPTION)
+    refused = cast("Pinning", engine.dialect).refused
+    if pin is None or pin.tier is not Tier.LOGIN or refused is None:
+        return
+    told = refused(pin, None)
+    if told is not None:
+        raise told from error
 
 
 def install(engine: Engine, refused: Refused, *, pooled: bool = False) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mt_paas_db.catalog.identifiers import MAX_IDENTIFIER_BYTES, TenantId, parse_tenant_id
+from mt_paas_db.catalog.identifiers import MAX_IDENTIFIER_BYTES, TenantId, Tier, parse_tenant_id
 from mt_paas_db.catalog.values import Resolution
 from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError
 
@@ -82,12 +82,16 @@ class Pin:
         asked_as: The id or alias that the caller used.
         generation: Which tenant of that id it is.
         schema: The schema, and the role of the same name.
+        login_role: Who connects.
+        tier: Whether that is the tenant's own login.
     """
 
     tenant_id: TenantId
     asked_as: str
     generation: int
     schema: str
+    login_role: str
+    tier: Tier
     options: PinOptions
     _begin: bytes
     _context: bytes
@@ -137,6 +141,8 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         asked_as=asked_as,
         generation=resolution.generation,
         schema=placement.schema_name,
+        login_role=placement.login_role,
+        tier=placement.tier,
         options=options,
         _begin=begin,
         _context=context,

@@ -108,8 +108,11 @@ class Resolver:
             for name in [n for n, known in self._known.items() if known.resolution.generation == generation]:
                 del self._known[name]
 
-    def explain(self, catalog: Engine, pin: Pin, sqlstate: str) -> TenantError:
-        """Return why the server refused `pin`, after asking the catalog anew."""
+    def explain(self, catalog: Engine, pin: Pin, sqlstate: str | None) -> TenantError | None:
+        """Return why the server refused `pin`, after asking the catalog anew.
+
+        Without an SQLSTATE there was no connection: None where the catalog knows of nothing that forbids it.
+        """
         self.forget(pin.generation)
         with catalog.connect() as connection:
             try:
@@ -118,8 +121,11 @@ class Resolver:
             except TenantError as error:
                 return error
         now = resolved.resolution
-        if now.generation != pin.generation or now.placement.schema_name != pin.schema:
+        is_now = (now.generation, now.placement.schema_name, now.placement.login_role)
+        if is_now != (pin.generation, pin.schema, pin.login_role):
             return PlacementChangedError(pin.asked_as)
+        if sqlstate is None:
+            return None
         detail = {
             "22023": "its role does not exist",
             "3F000": "its schema does not exist",

@@ -149,6 +149,11 @@ _LISTED = (
         "Whatever that role may do, a session may do.", _MEMBERSHIP, safe=True,
     ),
     Rule(
+        "own-login-member", CRITICAL, "a tenant's own login is a member of something but its tenant's role",
+        "{object}: not its tenant's role",
+        "At tier `login` a tenant runs SQL itself: it takes that role as soon as it likes.", _MEMBERSHIP, safe=True,
+    ),
+    Rule(
         "tenant-member", CRITICAL, "a tenant's role is a member of something but the tenants' group",
         "{object}: not the tenants' group", "It may do whatever that role may.", _MEMBERSHIP, safe=True,
     ),
@@ -188,7 +193,14 @@ _LISTED = (
     ),
     Rule(
         "tenant-login", INFO, "a tenant's role may log in", "role {object} may log in",
-        "As it should where each tenant has a login of its own.", _ATTRIBUTES,
+        "Nothing here needs it: at tier `login` a tenant's login is a role beside it. Citus does, on its workers.",
+        _ATTRIBUTES,
+    ),
+    Rule(
+        "inactive-login", MEDIUM, "the own login of a tenant that is not active may log in",
+        "role {object} may log in, and its tenant is {what}",
+        "One lock of two is open: without its tenant's role it still lacks the right to connect.", _ATTRIBUTES,
+        safe=True,
     ),
     Rule(
         "tenant-missing", HIGH, "a tenant of the catalog lacks its role or schema",
@@ -216,6 +228,12 @@ _LISTED = (
     Rule(
         "login-path", HIGH, "the login starts as another role, or on a path that finds something", "{what}",
         "A statement outside a tenant finds tables.", _SCHEMAS,
+    ),
+    Rule(
+        "own-login-setting", MEDIUM, "a tenant's own login starts as another role, or on another path",
+        "{object} is {what}",
+        "A tenant may set it itself; a library that connects by itself is then not where it belongs.", _SETTINGS,
+        safe=True,
     ),
     Rule(
         "role-setting", MEDIUM, "a role, or the database, begins with a path or role of its own", "{object} is {what}",

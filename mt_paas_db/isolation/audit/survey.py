@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
-from mt_paas_db.catalog.identifiers import InstallationName, InstallationRoles
+from mt_paas_db.catalog.identifiers import InstallationName, InstallationRoles, Tier
 from mt_paas_db.catalog.queries import ddl, queries
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
@@ -83,12 +83,13 @@ class Survey:
     @staticmethod
     def _values(scope: Scope, tenant_columns: TenantColumns) -> dict[str, Any]:
         roles, tenants = scope.roles, scope.tenants
+        placements = [tenant.placement for tenant in tenants]
         return {
             "installation": roles.installation,
             "owner": roles.owner,
             "group": roles.group,
             "reference": roles.reference,
-            "logins": sorted({roles.login, *(tenant.placement.login_role for tenant in tenants)}),
+            "logins": sorted({roles.login, *(p.login_role for p in placements if p.tier is not Tier.LOGIN)}),
             "shared": list(scope.shared_schemas),
             "tenant_ids": [tenant.tenant_id for tenant in tenants],
             "schemas": [tenant.placement.schema_name for tenant in tenants],

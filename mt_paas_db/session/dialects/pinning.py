@@ -36,8 +36,9 @@ else:
 # schema is gone (deleted, or created anew), the role may not use the schema.
 REFUSALS = frozenset({"42501", "22023", "3F000", "22012"})
 
-Refused = Callable[[Pin, str], TenantError]
-"""Called when the server refuses a pin, with it and the SQLSTATE: returns the error that says why."""
+Refused = Callable[[Pin, str | None], TenantError | None]
+"""Called when the server refuses a pin, with it and the SQLSTATE: returns the error that says why, None for nothing
+that the catalog knows of. Without an SQLSTATE it was the connection of a tenant's own login that was refused."""
 
 PIN_OPTION = "mt_paas_pin"
 """The SQLAlchemy execution option that carries a tenant's `Pin` on a connection or engine."""
@@ -188,7 +189,8 @@ class Pinning(_Base):
             # Nothing but the pin has run. Leave its transaction, and ask the catalog why.
             self._send(state, self._scrubbing(state, ROLLBACK))
             state.scrubbed = True
-            raise self.refused(pin, sqlstate) from error
+            told = self.refused(pin, sqlstate)
+            raise told or error from error
         state.pinned = pin
         if unseen:
             state.verified.add(pin)
