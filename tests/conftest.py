@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from mt_paas_db.core import TenantManager
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
@@ -116,6 +117,15 @@ def fleet(service: Service, manager: TenantManager) -> Service:
     for tenant_id in ("hallym", "korea"):
         manager.create(tenant_id)
     return service
+
+
+def looking_up_bouncer_for(service: Service) -> PgBouncer:
+    """Return a PgBouncer that looks up by auth_query whom it does not know: logins that come and go with tenants."""
+    superuser = make_url(service.server.dsn(service.database)).username
+    try:
+        return service.server.pooler(users={service.login: PASSWORD}, lookup=superuser)
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 def bouncer_for(service: Service, also: Mapping[str, str] | None = None) -> PgBouncer:

@@ -6,6 +6,7 @@ is closed; what is done to our code holds only while an attack is carried out.
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 
 from mt_paas_db.catalog.identifiers import parse_name
 from mt_paas_db.errors import TenantError
-from mt_paas_db.isolation.attack import Attack, Weakness
+from mt_paas_db.isolation.attack import Attack, Tier, Weakness
 from mt_paas_db.isolation.attacks.c_residue import PGBOUNCER
 from mt_paas_db.isolation.attacks.trials import GUARDS
 from mt_paas_db.isolation.route import Route
@@ -474,13 +475,18 @@ class WeakGrounds:
 
 @contextmanager
 def standing_suite(
-    server: PostgresServer, pooler_for: Callable[[Service], PgBouncer] | None, *, guards: bool = False
+    server: PostgresServer,
+    pooler_for: Callable[[Service], PgBouncer] | None,
+    *,
+    guards: bool = False,
+    tier: Tier = "role",
 ) -> Iterator[Suite]:
     """Yield a suite on an intact installation, with a PgBouncer where there is one."""
     service = Service(server)
     with ExitStack() as stack:
         stack.callback(service.close)
-        manager = service.manager(shared_schemas=(SHARED,), guards=guards)
+        secret = secrets.token_urlsafe(32)
+        manager = service.manager(shared_schemas=(SHARED,), guards=guards, tier=tier, login_secret=secret)
         manager.init()
         dsn = None
         if pooler_for is not None:

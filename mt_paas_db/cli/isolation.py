@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.exit_codes import FAILED
 from mt_paas_db.cli.failure import print_document
@@ -67,6 +68,10 @@ def run(
     seed: Annotated[
         int, typer.Option(metavar="N", help="The state machine takes the same steps for the same one.")
     ] = 0,
+    tiers: Annotated[
+        list[Tier] | None,
+        typer.Option("--tier", help="Tenants of which tier to try; repeatable. MT_PAAS_DB_TIER if left out."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML page.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JUnit XML.")] = None,
     as_json: JsonOption = False,
@@ -84,7 +89,14 @@ def run(
     with (
         _manager(dsn, models) as manager,
         redirect_stdout(sys.stderr),
-        Suite(manager, requirements=requirements, pooler=pooler, steps=steps, seed=seed) as suite,
+        Suite(
+            manager,
+            requirements=requirements,
+            pooler=pooler,
+            tiers=[tier.value for tier in tiers] if tiers else None,
+            steps=steps,
+            seed=seed,
+        ) as suite,
     ):
         report = suite.run(attacks, progress=lambda finding: _failure(finding, as_json=as_json))
     _write(report, html=html, junit=junit)
@@ -153,12 +165,12 @@ def _write(report: Report, *, html: Path | None, junit: Path | None) -> None:
 
 def _show(report: Report) -> None:
     routes = sorted({str(finding.route) for finding in report.findings if finding.route})
-    by_key: dict[str, dict[str, Finding]] = {}
+    by_attack: dict[tuple[str, str], dict[str, Finding]] = {}
     for finding in report.findings:
         if finding.route is not None:
-            by_key.setdefault(finding.key, {})[str(finding.route)] = finding
-    rows = [[key, *(str(found[route].verdict) for route in routes)] for key, found in by_key.items()]
-    screen.table(("attack", *routes), rows)
+            by_attack.setdefault((finding.key, finding.tier), {})[str(finding.route)] = finding
+    rows = [[*attack, *(str(found[route].verdict) for route in routes)] for attack, found in by_attack.items()]
+    screen.table(("attack", "tier", *routes), rows)
     for verdict in ("open", "not run", "not applicable"):
         reasons: dict[str, list[str]] = {}
         for finding in report.findings:

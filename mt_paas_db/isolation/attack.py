@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from mt_paas_db.isolation.channel import Channel
 
 Tier = Literal["role", "login"]
+"""As `mt_paas_db.catalog.identifiers.Tier` spells them."""
+
 TIERS: tuple[Tier, ...] = ("role", "login")
 
-RUN_TIERS: tuple[Tier, ...] = ("role",)
+RUN_TIERS: tuple[Tier, ...] = TIERS
 """Those that an installation can have, and that are therefore carried out and documented."""
 
 FAMILIES: Mapping[str, str] = MappingProxyType(

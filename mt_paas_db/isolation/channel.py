@@ -21,13 +21,12 @@ import psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from mt_paas_db.catalog.credentials import cluster_url
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.isolation.attack import Attack, Tier
 from mt_paas_db.isolation.client import ANSWERS, Client
 from mt_paas_db.isolation.ground import Ground, Party, quoted
 from mt_paas_db.isolation.observer import Observer
-from mt_paas_db.isolation.route import Route, manager_on
+from mt_paas_db.isolation.route import NoRouteError, Route, manager_on
 from mt_paas_db.session.door import TenantSessionContext
 
 Refusal = str | type[BaseException]
@@ -103,10 +102,10 @@ class Channel:
         observer: What was seen.
     """
 
-    def __init__(self, ground: Ground, route: Route, *, tier: Tier = "role", pooler: str | None = None) -> None:
+    def __init__(self, ground: Ground, route: Route, *, pooler: str | None = None) -> None:
         self.ground = ground
         self.route = route
-        self.tier = tier
+        self.tier: Tier = ground.tier
         self.me = ground.attacker
         self.target = ground.victim
         self.manager = manager_on(ground.manager, route, pooler=pooler)
@@ -114,7 +113,19 @@ class Channel:
         self.observer = Observer(ground.canaries)
         self._trace = Trace()
         self._shown: BaseException | None = None
+        if route.pooled and self.tier == "login":
+            self._check_pooler()
         self._loop = asyncio.Runner() if route.is_async else None
+
+    def _check_pooler(self) -> None:
+        """Raise `NoRouteError` where the pooler does not let the tenants' own logins in."""
+        try:
+            self._connected(self.me.login).close()
+        except psycopg.OperationalError as error:
+            raise NoRouteError(
+                "PgBouncer refuses the logins of the suite's tenants, which it has to look up by auth_query: "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
 
     # -- for the attacks
 
@@ -181,6 +192,7 @@ class Channel:
     def at_rest(self) -> Iterator[Callable[[str], list[Any]]]:
         """Take the pool's connection, and give a way to ask it as the next user without a tenant would.
 
+        At tier `login` it is the pool of the attacker's own login: others have none of it.
         What is asked runs below SQLAlchemy and outside any transaction of ours.
         """
         with self.client():
@@ -193,7 +205,10 @@ class Channel:
         """The same, without a session in between: the connection is as its last user has left it."""
         engines = (self._beside if beside else self.manager)._door.engines
         entry = self.manager.settings.home_cluster
-        engine: Any = engines.asyncio(entry).sync_engine if self.route.is_async else engines.blocking(entry)
+        own = self.me.login if self.tier == "login" else None
+        engine: Any = (
+            engines.asyncio(entry, login=own).sync_engine if self.route.is_async else engines.blocking(entry, login=own)
+        )
         connection = engine.raw_connection()
         try:
             yield lambda statement: _asked(self, connection, statement)
@@ -244,11 +259,15 @@ class Channel:
                 self._loop.run(manager.aio.close())
             manager.close()
         if self.route.pooled:
-            url = cluster_url(self.manager._credentials, self.manager.settings.home_cluster, "app")
-            with suppress(psycopg.Error), psycopg.connect(url.render_as_string(hide_password=False)) as connection:
-                connection.autocommit = True
-                connection.prepare_threshold = None
-                connection.execute("DISCARD ALL")
+            for own in sorted({self.me.login, self.target.login}) if self.tier == "login" else [None]:
+                with suppress(psycopg.Error), self._connected(own) as connection:
+                    connection.autocommit = True
+                    connection.prepare_threshold = None
+                    connection.execute("DISCARD ALL")
+
+    def _connected(self, own: str | None) -> psycopg.Connection[Any]:
+        url = self.manager._door.engines.credentials(self.manager.settings.home_cluster, own)
+        return psycopg.connect(url.render_as_string(hide_password=False))
 
     def close(self) -> None:
         """Close connections and the event loop."""

@@ -27,6 +27,7 @@ from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core.manager import TenantManager
 from mt_paas_db.errors import MissingRightsError, PlacementChangedError, TenancyError
+from mt_paas_db.isolation.attack import Tier
 from mt_paas_db.isolation.rows import Canaries, Canary
 from mt_paas_db.isolation.shared import (
     SharedProbe,
@@ -55,13 +56,16 @@ those that are there, ``first``, the number of the only row to write."""
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One of the ground's tenants. `label` is that of its canary; `schema` is also its role's name."""
+    """One of the ground's tenants. `label` is that of its canary; `schema` is also its role's name; `login` is who
+    connects, at tier `login` for this tenant alone.
+    """
 
     label: str
     tenant_id: str
     schema: str
     role: str
     generation: int
+    login: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Ground:
         metadata: The user's models.
         run: Eight hexadecimal digits in all ids of this run.
         canaries: Everybody's canaries, by label.
+        tier: That of the tenants.
         admin: The admin's connection, autocommitting, acting as the owner role: the ground truth.
         attacker, victim, heir: The tenants. The former one is gone; only its canary is left.
         tables: The tables that each of them has.
@@ -104,6 +109,7 @@ class Ground:
     canaries: Canaries
     admin: Connection
     fill: Fill
+    tier: Tier = "role"
     attacker: Party = field(init=False)
     victim: Party = field(init=False)
     heir: Party = field(init=False)
@@ -123,13 +129,16 @@ class Ground:
     def create(self, label: str, *, tenant: str | None = None) -> Party:
         """Create a tenant of this run and fill it with the canary of `label`."""
         made = self.bear(tenant or label)
-        party = Party(label, made.tenant_id, made.placement.schema_name, made.placement.role_name, made.generation)
+        place = made.placement
+        party = Party(label, made.tenant_id, place.schema_name, place.role_name, made.generation, place.login_role)
         self.refill(party)
         return party
 
     def bear(self, name: str) -> Tenant:
         """Create a tenant of this run, with what the service gives a new one and no canary; its id ends in `name`."""
-        return self.manager.create(f"mt-isolation-{self.run}-{name}", display_name=_DISPLAY_NAME, actor=ACTOR)
+        return self.manager.create(
+            f"mt-isolation-{self.run}-{name}", display_name=_DISPLAY_NAME, tier=self.tier, actor=ACTOR
+        )
 
     def refill(self, party: Party) -> None:
         """Write the party's canary into its tables, as the tenant itself."""
@@ -217,15 +226,17 @@ class Ground:
 
 
 @contextmanager
-def laid(manager: TenantManager, metadata: MetaData, *, fill: Fill) -> Iterator[Ground]:
+def laid(manager: TenantManager, metadata: MetaData, *, fill: Fill, tier: Tier = "role") -> Iterator[Ground]:
     """Make the suite's tenants for the block, and remove them afterwards, also those that a killed run left.
 
     Args:
         manager: A manager of an initialised installation, with an admin DSN.
         metadata: The models that `fill` fills.
         fill: Writes a canary into every table of a tenant.
+        tier: What keeps the tenants apart.
 
     Raises:
+        ConfigurationError: Tier `login`, and there are no credentials for such logins.
         MissingRightsError: The admin may not create roles; nothing was created.
         CatalogMissingError: Nobody has run `init`.
         ProvisioningError: As `TenantManager.create`.
@@ -249,7 +260,7 @@ def laid(manager: TenantManager, metadata: MetaData, *, fill: Fill) -> Iterator[
             schemas = shared_schemas(admin)
             _clear(manager, admin, metadata, schemas, known)
             canaries = Canaries.of(LABELS, seed=int(run, 16))  # of this run, so that one beside it is not mistaken
-            ground = Ground(manager, metadata, run, canaries, admin, fill)
+            ground = Ground(manager, metadata, run, canaries, admin, fill, tier)
             try:
                 if schemas:
                     ground.shared = make_probe(admin, schemas[0], run)

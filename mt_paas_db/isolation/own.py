@@ -80,6 +80,7 @@ def _settings(admin: Any, run: str, options: dict[str, Any]) -> Any:
             "pooler": "direct",
         }
     )
+    options = {"login_secret": secrets.token_urlsafe(32), **options}
     return load_settings(**{"installation": name, "clusters": {_CLUSTER: cluster}, "home": _CLUSTER, **options})
 
 

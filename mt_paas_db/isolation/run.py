@@ -66,6 +66,7 @@ class Suite:
         metadata: The models; those of the manager where left out.
         requirements: What is switched off, and why.
         routes: Drivers and ways to try; what is not there is reported as not run.
+        tiers: Those to try, each on tenants of its own; the manager's setting where left out.
         pooler: A URL whose host and port are a PgBouncer's, where the settings have none.
         factories: Values that the filler cannot guess, by table (`rows.Factories`).
         rows: How many rows each table of each tenant gets.
@@ -84,13 +85,14 @@ class Suite:
         *,
         requirements: Mapping[str, Off] | None = None,
         routes: Sequence[Route] = ROUTES,
-        tiers: Sequence[Tier] = ("role",),
+        tiers: Sequence[Tier] | None = None,
         pooler: str | None = None,
         factories: Mapping[str, Factory] | None = None,
         rows: int = 3,
         steps: int = machine.STEPS,
         seed: int = 0,
     ) -> None:
+        tiers = (manager.settings.tier.value,) if tiers is None else tiers
         if unknown := set(tiers) - set(RUN_TIERS):
             raise ConfigurationError(f"no installation has the tier {', '.join(sorted(unknown))}")
         self.manager = manager
@@ -104,11 +106,18 @@ class Suite:
         self._factories = factories
         self._rows = rows
         self._stack = ExitStack()
-        self._ground: Ground | None = None
+        self._grounds: dict[Tier, Ground] = {}
         self._channels: dict[tuple[Route, Tier], Channel] = {}
 
     def __enter__(self) -> Self:
-        self._ground = self._stack.enter_context(laid(self.manager, self.metadata, fill=self._filler()))
+        fill = self._filler()
+        try:
+            for tier in self.tiers:
+                ground = laid(self.manager, self.metadata, fill=fill, tier=tier)
+                self._grounds[tier] = self._stack.enter_context(ground)
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(
@@ -137,16 +146,23 @@ class Suite:
 
     @property
     def ground(self) -> Ground:
-        """The tenants. Raises `ConfigurationError` outside the block."""
-        if self._ground is None:
-            raise ConfigurationError("the isolation suite is used inside `with Suite(...) as suite:`")
-        return self._ground
+        """The suite's tenants of its first tier. Raises `ConfigurationError` outside the block."""
+        return self.ground_of(self.tiers[0])
+
+    def ground_of(self, tier: Tier) -> Ground:
+        """The suite's tenants of a tier. Raises `ConfigurationError` outside the block, and for another tier."""
+        if tier not in self._grounds:
+            raise ConfigurationError(
+                f"the isolation suite is used inside `with Suite(..., tiers=...) as suite:`, and for its tiers; "
+                f"there are no tenants of tier {tier!r}"
+            )
+        return self._grounds[tier]
 
     def channel(self, route: Route, tier: Tier = "role") -> Channel:
         """Return the channel of a route, made when it is first needed. Raises `NoRouteError`."""
         found = self._channels.get((route, tier))
         if found is None:
-            found = self._channels[route, tier] = Channel(self.ground, route, tier=tier, pooler=self.pooler)
+            found = self._channels[route, tier] = Channel(self.ground_of(tier), route, pooler=self.pooler)
         return found
 
     @cached_property
@@ -230,15 +246,16 @@ class Suite:
 
     def _carry_out(self, channel: Channel, attack: Attack) -> tuple[Trace, list[str]]:
         """Carry an attack out on the victim; return what came of it, and what it saw or changed of others."""
-        others = (self.ground.victim, self.ground.heir)
-        before = [self.ground.truth(party) for party in others]
-        trace = channel.carry_out(attack, self.ground.victim)
+        ground = channel.ground
+        others = (ground.victim, ground.heir)
+        before = [ground.truth(party) for party in others]
+        trace = channel.carry_out(attack, ground.victim)
         seen = [str(sighting) for sighting in channel.observer.foreign]
         for party, truth in zip(others, before, strict=True):
-            changed = truth.difference(self.ground.truth(party))
+            changed = truth.difference(ground.truth(party))
             seen += [f"changed of {party.label}: {what}" for what in changed]
             if changed:
-                self.ground.mend(party)
+                ground.mend(party)
         return trace, list(dict.fromkeys(seen))
 
     def _astray(self, channel: Channel, attack: Attack, trace: Trace) -> str:
@@ -247,10 +264,11 @@ class Suite:
             return "nothing was tried"
         if all(trial.proven for trial in trace.trials):
             return ""
-        before = self.ground.truth(self.ground.attacker)
-        mirror = channel.carry_out(attack, self.ground.attacker)
-        if before != self.ground.truth(self.ground.attacker):
-            self.ground.mend(self.ground.attacker)
+        ground = channel.ground
+        before = ground.truth(ground.attacker)
+        mirror = channel.carry_out(attack, ground.attacker)
+        if before != ground.truth(ground.attacker):
+            ground.mend(ground.attacker)
         found = [f"{s.viewer} on its own tenant: {s}" for s in channel.observer.foreign]
         works = {trial.name for trial in mirror.trials if trial.saw_own}
         works |= {

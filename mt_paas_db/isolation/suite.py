@@ -16,13 +16,14 @@ What is missing or switched off is skipped, with the reason. Needs the extra ``i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
 
 from mt_paas_db.core.default import default_manager
 from mt_paas_db.core.manager import TenantManager
+from mt_paas_db.isolation.attack import Tier
 from mt_paas_db.isolation.machine import case as machine
 from mt_paas_db.isolation.requirements import Off, off
 from mt_paas_db.isolation.route import ROUTES, Route
@@ -52,6 +53,7 @@ class IsolationSuite:
         rows: How many rows each table of each tenant gets.
         steps: How many steps the state machine takes on each route; from the environment where left out.
         seed: The same one takes the same steps.
+        tiers: Those to try: ``("role",)``, ``("login",)`` or both; each has tenants of its own.
     """
 
     manager: ClassVar[TenantManager | Callable[[], TenantManager] | None] = None
@@ -62,6 +64,7 @@ class IsolationSuite:
     rows: ClassVar[int] = 3
     steps: ClassVar[int | None] = None
     seed: ClassVar[int] = 0
+    tiers: ClassVar[Sequence[Tier]] = ("role",)
 
     @pytest.fixture
     def isolation(self, request: pytest.FixtureRequest) -> Suite:
@@ -88,9 +91,14 @@ class IsolationSuite:
             rows=self.rows,
             steps=self.steps if self.steps is not None else int(os.environ.get(STEPS) or machine.STEPS),
             seed=self.seed,
+            tiers=self.tiers,
         )
 
-    @pytest.mark.parametrize("case", cases(), ids=str)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of each attack on each route at each tier."""
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", cases(tiers=self.tiers), ids=str)
+
     def test_attack(self, isolation: Suite, case: Case, pytestconfig: pytest.Config) -> None:
         _judge(isolation.try_(case), pytestconfig)
 

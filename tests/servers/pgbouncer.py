@@ -12,6 +12,8 @@ from typing import Self
 
 from tests.servers.processes import free_port, give, stop, unprivileged, wait_for_port
 
+_AUTH_QUERY = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1"
+
 DEBIAN_PATH = Path("/usr/sbin/pgbouncer")
 
 
@@ -29,6 +31,8 @@ class PgBouncer:
     Args:
         server_port: PostgreSQL's port on 127.0.0.1.
         users: Passwords by role, in clear; PgBouncer logs in with them and asks clients for them.
+        lookup: A role of the server that may read ``pg_authid``, and needs no password there: PgBouncer looks up with
+            it whoever is not among `users`. None for nobody.
         pool_mode: ``transaction``, ``session`` or ``statement``.
         pool_size: Server connections for each pair of user and database. One, so that every tenant shares
             it and a leak must show.
@@ -40,6 +44,7 @@ class PgBouncer:
         server_port: int,
         *,
         users: dict[str, str],
+        lookup: str | None = None,
         pool_mode: str = "transaction",
         pool_size: int = 1,
         admins: tuple[str, ...] = (),
@@ -48,6 +53,7 @@ class PgBouncer:
         self.port = free_port()
         self._server_port = server_port
         self._users = users
+        self._lookup = lookup
         self._pool_mode = pool_mode
         self._pool_size = pool_size
         self._admins = admins
@@ -85,9 +91,11 @@ class PgBouncer:
     def _configure(self, seen_as: Path) -> None:
         """Write the files of the folder, which the pooler sees as `seen_as`."""
         assert self._folder is not None
+        listed = {**self._users, **({self._lookup: ""} if self._lookup else {})}
         (self._folder / "userlist.txt").write_text(
-            "".join(f'"{name}" "{password}"\n' for name, password in self._users.items())
+            "".join(f'"{name}" "{password}"\n' for name, password in listed.items())
         )
+        lookup = f"auth_user = {self._lookup}\nauth_query = {_AUTH_QUERY}\n" if self._lookup else ""
         (self._folder / "pgbouncer.ini").write_text(
             f"""[databases]
 * = host=127.0.0.1 port={self._server_port}
@@ -105,7 +113,7 @@ default_pool_size = {self._pool_size}
 max_client_conn = 500
 query_wait_timeout = 20
 server_login_retry = 1
-"""
+{lookup}"""
         )
 
     def start(self) -> None:

@@ -55,8 +55,7 @@ def inherited_rights(c: Channel) -> None:
         ((usage, member),) = me.raw(
             f"SELECT pg_has_role(session_user, {role}, 'USAGE'), pg_has_role(session_user, {role}, 'MEMBER')"
         )
-        if member:
-            trial.reach("the login is a member of the role")
+        trial.reach(f"the server answers: {'a member' if member else 'no member'} of the role")
         if usage:
             c.learned(f"the login has the rights of {c.target.label}'s role without taking it")
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mt_paas_db.errors import InvalidIdentifierError, UnknownTenantError
 from mt_paas_db.isolation.attack import Weakness, attack
 from mt_paas_db.isolation.attacks.a_escape import UNDEFINED_TABLE, literal
 from mt_paas_db.isolation.channel import DENIED, Channel
-from mt_paas_db.isolation.ground import Party, quoted
+from mt_paas_db.isolation.ground import quoted
 
 NO_SUCH_OBJECT = "42704"
 _REFUSED = (InvalidIdentifierError, UnknownTenantError)
@@ -16,7 +18,7 @@ _REFUSED = (InvalidIdentifierError, UnknownTenantError)
 
 def _asked_as(c: Channel, name: str) -> None:
     """Ask for a session by `name`, as a request would; whatever comes is seen by the attacker."""
-    asked = Party(c.me.label, name, c.me.schema, c.me.role, c.me.generation)
+    asked = replace(c.me, tenant_id=name)
     with c.trying(f"session of {name!r}", refusals=_REFUSED), c.client(asked) as client:
         client.send(c.read())
 
