@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,10 @@ class Scene:
 
     service: Service
     plan: Plan
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.settings = self.service.settings()
+        self.settings = self.service.settings(**self.options)
         self.manager = self.plan.manager(self.settings)
         self.service.managers.append(self.manager)
         self.manager.init()

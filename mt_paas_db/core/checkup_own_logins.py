@@ -94,6 +94,6 @@ def _closed(row: RowMapping) -> Iterator[Finding]:
     if row["backends"]:
         yield Finding(
             Severity.ERROR,
-            f"{who} is {row['state']}, but its login {login!r} still has {row['backends']} connections",
+            f"{who} is {row['state']}, but its login {login!r} is still connected ({row['backends']} times)",
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{login}';",  # noqa: S608  shown
         )
