@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -27,6 +28,7 @@ from mt_paas_db.errors import (
     PlacementChangedError,
     TenantSuspendedError,
 )
+from mt_paas_db.session import engines
 from tests.conftest import bouncer_for
 from tests.fleet import PASSWORD, Route, Runner, Service
 from tests.ground_truth import state_but_for_the_log
@@ -362,3 +364,45 @@ def test_the_app_password_is_none_of_theirs(fleet: Service, manager: TenantManag
     url = make_url(manager.dsn("korea")).set(password=PASSWORD)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(url.render_as_string(hide_password=False))
+
+
+# -- connections
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_connections_are_kept_of_those_who_were_served_last(
+    service: Service, manager: TenantManager, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is in use stays whatever comes; the others would fill the server, one for each tenant."""
+    monkeypatch.setattr(engines, "MOST_OWN", 3)
+    names = [f"t{number}" for number in range(6)]
+    manager.create_many([NewTenant(name) for name in names])
+    runner = Runner(
+        service.manager(login_secret=SECRET), Route("psycopg" if flavour == "blocking" else "asyncpg", False)
+    )
+    if flavour == "asyncio":
+        pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")
+        runner.await_(lambda: _serve_all(runner, names))
+    else:
+        with runner.manager.get_session(names[0]) as busy:
+            busy.execute(text("SELECT 1"))
+            for name in names[1:]:
+                assert runner.run(name, who)[0] == login_of(manager, name)
+            assert busy.execute(text("SELECT 1")).scalar_one() == 1
+    connected = {
+        name
+        for name in names
+        if ask(service, "SELECT count(*) FROM pg_stat_activity WHERE usename = %s", login_of(manager, name))
+    }
+    assert connected == {names[0], *names[-2:]}
+    runner.close()
+
+
+async def _serve_all(runner: Runner, names: list[str]) -> None:
+    async with runner.manager.get_session(names[0]) as busy:
+        await busy.execute(text("SELECT 1"))
+        for name in names[1:]:
+            async with runner.manager.get_session(name) as session:
+                await session.run_sync(who)
+        assert (await busy.execute(text("SELECT 1"))).scalar_one() == 1
+    await asyncio.sleep(0.2)  # those that are taken out are closed beside

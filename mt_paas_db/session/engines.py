@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Engine, QueuePool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import mt_paas_db.session.dialects  # noqa: F401  (registers the pinned dialects)
@@ -22,13 +23,21 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
 from mt_paas_db.session.dialects.pinning import Refused
-from mt_paas_db.session.guard import install
+from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault
 
 Role = Literal["tenant", "catalog"]
 
 _Key = tuple[str, Role, str | None]
 """Credentials entry, what the engine is for, and the login role where it is not the installation's."""
+
+MOST_OWN = 32
+"""Of how many tenants with a login of their own a process, or an event loop, keeps connections."""
+
+
+def _idle(engine: Engine | AsyncEngine) -> bool:
+    pool = engine.pool
+    return not isinstance(pool, QueuePool) or pool.checkedout() == 0
 
 
 class Engines:
@@ -45,6 +54,8 @@ class Engines:
         self._refused = refused
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
+        self._used: dict[_Key, float] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._blocking: dict[_Key, Engine] = {}
         self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]]
         self._asyncio = weakref.WeakKeyDictionary()
@@ -57,12 +68,16 @@ class Engines:
         key = (entry, role, login)
         engine = self._blocking.get(key)
         if engine is None:
+            surplus: list[Engine] = []
             with self._lock:
                 engine = self._blocking.get(key)
                 if engine is None:
                     engine = create_engine(self._url(key, "psycopg"), **self._options(key, "psycopg"))
                     self._equip(engine, key)
                     self._blocking[key] = engine
+                    surplus = self._surplus(self._blocking, key)
+            for unused in surplus:
+                unused.dispose()
         return engine
 
     def asyncio(self, entry: str, role: Role = "tenant", login: str | None = None) -> AsyncEngine:
@@ -72,6 +87,7 @@ class Engines:
         engines = self._asyncio.get(loop)
         engine = engines.get(key) if engines else None
         if engine is None:
+            surplus: list[AsyncEngine] = []
             with self._lock:
                 engines = self._asyncio.setdefault(loop, {})
                 engine = engines.get(key)
@@ -87,7 +103,25 @@ class Engines:
                         raise MissingExtraError("async_driver='asyncpg'", "asyncpg") from None
                     self._equip(engine.sync_engine, key)
                     engines[key] = engine
+                    surplus = self._surplus(engines, key)
+            for unused in surplus:
+                task = loop.create_task(unused.dispose())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
         return engine
+
+    def _surplus(self, engines: dict[_Key, EngineT], new: _Key) -> list[EngineT]:
+        """Take out engines of tenants' own logins beyond the most that are kept, those unused for longest first.
+
+        One with a connection in use stays. Whoever holds one that is taken out may go on with it.
+        """
+        own = sorted(
+            (key for key in engines if key[2] is not None and key != new), key=lambda key: self._used.get(key, 0)
+        )
+        surplus = [key for key in own if _idle(engines[key])][: max(0, len(own) + 1 - MOST_OWN)]
+        for key in surplus:
+            self._used.pop(key, None)
+        return [engines.pop(key) for key in surplus]
 
     def of(self, placement: Placement) -> Engine:
         """Return the blocking engine that serves a tenant."""
@@ -98,7 +132,10 @@ class Engines:
         return self.asyncio(placement.credentials, login=self._own_login(placement))
 
     def _own_login(self, placement: Placement) -> str | None:
-        return None if placement.login_role == self._shared_login else placement.login_role
+        if placement.login_role == self._shared_login:
+            return None
+        self._used[placement.credentials, "tenant", placement.login_role] = time.monotonic()
+        return placement.login_role
 
     def credentials(self, entry: str, login: str | None = None) -> URL:
         """Return the DSN of sessions, as it is now, as a URL whose driver is still open."""
