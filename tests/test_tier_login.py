@@ -19,11 +19,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.credentials import CredentialProvider, settings_credentials
-from mt_paas_db.core import TenantManager, TenantState
+from mt_paas_db.core import TenantManager, TenantState, lifecycle
+from mt_paas_db.core.admin import AdminTransaction
 from mt_paas_db.core.bulk import NewTenant
 from mt_paas_db.errors import (
     ConfigurationError,
     InvalidIdentifierError,
+    MissingRightsError,
     NoOwnLoginError,
     PlacementChangedError,
     TenantSuspendedError,
@@ -264,6 +266,45 @@ def test_a_closed_tenant_has_no_connection_and_gets_none(fleet: Service, manager
         su.execute(f"ALTER ROLE {login} LOGIN".encode())
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(dsn)
+
+
+def test_without_ending_its_backends_a_closed_tenant_reads_on(
+    fleet: Service, manager: TenantManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken twin: a role that was taken at connecting is not asked for again."""
+    monkeypatch.setattr(lifecycle, "end_backends", lambda step, tenant: None)
+    with psycopg.connect(manager.dsn("hallym")) as connection:
+        connection.execute("SELECT 1")
+        manager.suspend("hallym")
+        assert connection.execute("SELECT body FROM note").fetchall() == [("of hallym",)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # it cannot come back once it has left
+            connection.execute(f"SET ROLE NONE; SET ROLE {manager.get('hallym').placement.role_name}".encode())
+
+
+@pytest.mark.parametrize("locks", [{"own_login_closes"}, {"login_leaves", "login_leaves_15"}])
+def test_each_of_the_two_locks_keeps_a_closed_tenant_out(
+    fleet: Service, manager: TenantManager, monkeypatch: pytest.MonkeyPatch, locks: set[str]
+) -> None:
+    """With one of them taken out, the other holds, or the change is refused."""
+    run = AdminTransaction.run
+
+    def broken(step: AdminTransaction, name: str, /, **parts: Any) -> None:
+        if name not in locks:
+            run(step, name, **parts)
+
+    dsn = manager.dsn("hallym")
+    with monkeypatch.context() as patch:
+        patch.setattr(AdminTransaction, "run", broken)
+        if locks == {"own_login_closes"}:
+            manager.suspend("hallym")
+        else:
+            with pytest.raises(MissingRightsError, match="still a member"):
+                manager.suspend("hallym")
+    if locks == {"own_login_closes"}:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(dsn)
+    else:
+        assert manager.get("hallym").state is TenantState.ACTIVE
 
 
 def test_a_warm_process_is_told_why(runner: Runner, fleet: Service, manager: TenantManager) -> None:
