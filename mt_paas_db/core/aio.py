@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mt_paas_db.catalog.identifiers import Tier, parse_name
+from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.checks import Report
@@ -67,8 +67,7 @@ class AsyncTenantManager:
 
     async def dsn(self, tenant_id: str) -> str:
         """Asyncio version of `TenantManager.dsn`."""
-        door = self._manager._door
-        return door.dsn(await door.aresolve(parse_name(tenant_id)))
+        return await asyncio.to_thread(self._manager.dsn, tenant_id)
 
     async def close(self) -> None:
         """Asyncio version of `TenantManager.close`, for the running event loop's pools."""
