@@ -268,7 +268,7 @@ def cancelled_and_killed(c: Channel) -> None:
                 process = them.backend
                 if c.route.pooled:
                     them.session.rollback()
-                me.raw("RESET ROLE")
+                me.raw("SET ROLE NONE")
                 me.raw(f"SELECT pg_terminate_backend({process})")
             them.send(c.read())
         for _ in range(2):  # the first may find the dead connection

@@ -207,7 +207,7 @@ def _at_something(c: Channel, them: Client) -> int:
     "D4",
     "statements-as-login",
     title="The same, as the login that all tenants share",
-    sql="RESET ROLE; SELECT query FROM pg_stat_activity; SELECT pg_terminate_backend(...)",
+    sql="SET ROLE NONE; SELECT query FROM pg_stat_activity; SELECT pg_terminate_backend(...)",
     why_held="At tier `login` the sessions of others belong to other logins.",
     source="PostgreSQL documentation, 27.2.3 pg_stat_activity; 9.27.2 Server Signaling Functions.",
     broken=Weakness.NONE,
@@ -222,7 +222,7 @@ def statements_as_login(c: Channel) -> None:
     with c.trying("pg_stat_activity"), c.client(c.target, beside=True) as them:
         process = _at_something(c, them)
         with c.client() as me:
-            me.raw("RESET ROLE")
+            me.raw("SET ROLE NONE")  # RESET ROLE would lead a tenant's own login back to its tenant's role
             me.raw(f"SELECT query FROM pg_stat_activity WHERE pid = {process}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -136,7 +137,7 @@ def next_job_of_a_thread(c: Channel) -> None:
 
 def _ask_as(c: Channel, tenant_id: str) -> None:
     """Open a session of who is in force, as a request of the attacker's would."""
-    with c.client(Party(c.me.label, tenant_id, c.me.schema, c.me.role, c.me.generation)) as client:
+    with c.client(replace(c.me, tenant_id=tenant_id)) as client:
         client.send(c.read())
 
 
