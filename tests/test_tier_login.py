@@ -342,6 +342,16 @@ def test_resuming_mends_what_a_tenant_did_to_its_login(fleet: Service, manager: 
         assert connection.execute("SELECT body FROM note").fetchall() == [("of hallym",)]
 
 
+def test_opening_it_again_does_not_change_the_verifier(fleet: Service, manager: TenantManager) -> None:
+    """PgBouncer keeps the keys that it made of the first one, and would be locked out by another."""
+    query, login = "SELECT rolpassword FROM pg_authid WHERE rolname = %s", login_of(manager)
+    before = ask(fleet, query, login)
+    manager.suspend("hallym")
+    manager.resume("hallym")
+    assert ask(fleet, query, login) == before
+    assert ask(fleet, query, login_of(manager, "korea")) != before
+
+
 def test_read_only_holds_for_its_own_login(fleet: Service, manager: TenantManager) -> None:
     with psycopg.connect(manager.dsn("hallym"), autocommit=True) as connection:
         manager.read_only("hallym")

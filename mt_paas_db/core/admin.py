@@ -21,6 +21,7 @@ from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, logi
 from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.catalog.scram import stable_verifier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Installation
 from mt_paas_db.errors import CatalogMissingError, LockedError, MissingRightsError, ServerUnavailableError
@@ -69,8 +70,13 @@ class AdminTransaction:
             self.connection.info[Oneself] = known
         return known
 
-    def set_password(self, login: str, password: str) -> Named:
-        """Return the statement that sets a password, as a SCRAM verifier made here: no log can show it in clear."""
+    def set_password(self, login: str, password: str, *, stable: bool = False) -> Named:
+        """Return the statement that sets a password, as a SCRAM verifier made here: no log can show it in clear.
+
+        With `stable` the same password makes the same verifier, each time.
+        """
+        if stable and password.isascii():
+            return ("set_password", {"login": login, "verifier": Literal(stable_verifier(login, password))})
         driver: Any = self.connection.connection.driver_connection
         pgconn: pq.abc.PGconn = driver.pgconn
         verifier = pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()

@@ -94,7 +94,7 @@ def _own_login_opens(step: AdminTransaction, tenant: Tenant) -> list[Named]:
         "own_login_opens",
         {"login": login, "role": placement.role_name, "path": path, "database": database},
     )
-    return [opens] if password is None else [opens, step.set_password(login, password)]
+    return [opens] if password is None else [opens, step.set_password(login, password, stable=True)]
 
 
 def _leave(step: AdminTransaction, tenant: Tenant) -> None:

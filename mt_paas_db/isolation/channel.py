@@ -12,8 +12,9 @@ astray: see `Trial`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -260,10 +261,22 @@ class Channel:
             manager.close()
         if self.route.pooled:
             for own in sorted({self.me.login, self.target.login}) if self.tier == "login" else [None]:
-                with suppress(psycopg.Error), self._connected(own) as connection:
+                self._discard(own)
+
+    def _discard(self, own: str | None) -> None:
+        """Clear the pooler's connection; wait where it has found the tenant closed, and does not try again yet."""
+        patience = time.monotonic() + 2 * _PATIENCE_S
+        while True:
+            try:
+                with self._connected(own) as connection:
                     connection.autocommit = True
                     connection.prepare_threshold = None
                     connection.execute("DISCARD ALL")
+                return
+            except psycopg.Error as error:
+                if "server_login_retry" not in str(error) or time.monotonic() > patience:
+                    return
+                time.sleep(0.1)
 
     def _connected(self, own: str | None) -> psycopg.Connection[Any]:
         url = self.manager._door.engines.credentials(self.manager.settings.home_cluster, own)
