@@ -38,11 +38,12 @@ SELECT c.relname
  WHERE n.nspname = ANY (:schemas) AND c.relkind IN ('r', 'p');
 
 -- name: shared_probe
--- Tables as a careful user declares them: every key leads with the tenant column.
+-- Tables as a careful user declares them: every key leads with the tenant column. Its names follow from the table's,
+-- as other runs have tables in the same schema.
 CREATE TABLE {schema}.{account} (
     tenant bigint  NOT NULL DEFAULT mt_paas.tenant(),
     id     integer NOT NULL,
-    CONSTRAINT account_key PRIMARY KEY (tenant, id)
+    PRIMARY KEY (tenant, id)
 );
 CREATE TABLE {schema}.{ledger} (
     tenant  bigint  NOT NULL DEFAULT mt_paas.tenant(),
@@ -51,10 +52,10 @@ CREATE TABLE {schema}.{ledger} (
     slot    integer NOT NULL,
     seat    integer NOT NULL,
     body    text    NOT NULL,
-    CONSTRAINT ledger_key PRIMARY KEY (tenant, id),
-    CONSTRAINT ledger_slot UNIQUE (tenant, slot),
-    CONSTRAINT ledger_seat EXCLUDE USING btree (tenant WITH =, seat WITH =),
-    CONSTRAINT ledger_account FOREIGN KEY (tenant, account) REFERENCES {schema}.{account} ON DELETE CASCADE
+    PRIMARY KEY (tenant, id),
+    UNIQUE (tenant, slot),
+    EXCLUDE USING btree (tenant WITH =, seat WITH =),
+    FOREIGN KEY (tenant, account) REFERENCES {schema}.{account} ON DELETE CASCADE
 );
 CREATE TABLE {schema}.{journal} (
     tenant bigint  NOT NULL DEFAULT mt_paas.tenant(),

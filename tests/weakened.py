@@ -224,11 +224,13 @@ def context_by_setting(weak: WeakGround) -> None:
 def unled_keys(weak: WeakGround) -> None:
     probe = weak.suite.ground.shared
     assert probe is not None
+    account, ledger = (name.rpartition(".")[2].strip('"') for name in (probe.account, probe.ledger))
     with weak.service.superuser() as connection:
         connection.execute(
-            f"ALTER TABLE {probe.ledger} DROP CONSTRAINT ledger_account, DROP CONSTRAINT ledger_slot, "
-            "DROP CONSTRAINT ledger_seat, ADD UNIQUE (slot), ADD EXCLUDE USING btree (seat WITH =);"
-            f"ALTER TABLE {probe.account} DROP CONSTRAINT account_key, ADD PRIMARY KEY (id);"
+            f"ALTER TABLE {probe.ledger} DROP CONSTRAINT {ledger}_tenant_account_fkey, "
+            f"DROP CONSTRAINT {ledger}_tenant_slot_key, DROP CONSTRAINT {ledger}_tenant_seat_excl, "
+            "ADD UNIQUE (slot), ADD EXCLUDE USING btree (seat WITH =);"
+            f"ALTER TABLE {probe.account} DROP CONSTRAINT {account}_pkey, ADD PRIMARY KEY (id);"
             f"ALTER TABLE {probe.ledger} ADD FOREIGN KEY (account) REFERENCES {probe.account} (id) ON DELETE CASCADE"
             .encode()
         )  # fmt: skip

@@ -2,9 +2,10 @@
 
 Vector stores and the like take a connection and run SQL of their own on it. They get one that is inside a pinned
 transaction, and that nobody else gets afterwards: whatever they leave on it (a prepared statement, a setting) goes
-with it. Behind PgBouncer that is so for the client's end alone: the server's is shared at tier `role`. A library that
-commits by itself has left the tenant with that: from there on the connection is a login without rights (at tier
-`login` still this tenant's), and the block ends with `ContextLostError`.
+with it. Behind PgBouncer the server's end lives on: at tier `role` a statement prepared by SQL stays there.
+
+A library that commits by itself has left the tenant with that: from there on the connection is a login without rights
+(at tier `login` still this tenant's), and the block ends with `ContextLostError`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def sequences(suite: Suite, route: Route, *, steps: int, seed: int) -> Finding:
         key=KEY,
         title="Take random steps in sessions of many tenants, with accidents",
         family=FAMILY,
-        tier="role",
+        tier=suite.tiers[0],
         route=route,
         verdict=verdict,
         reason=reason,
