@@ -32,7 +32,7 @@ def notifications(c: Channel) -> None:
     payload = literal(c.ground.canaries[c.target.label].text("payload", 1) or "")
     with c.trying("LISTEN"), c.client() as me:
         _listen(c, me)
-        me.call(lambda session: session.commit())
+        me.raw("COMMIT")  # the session's own would end the listening, too
         with c.client(c.target, beside=True, commit=True) as them:
             them.raw(f"SELECT pg_notify('mt_isolation', {payload})")
         me.raw("SELECT 1")
