@@ -158,3 +158,9 @@ def test_one_that_was_taken_on_meanwhile_is_not_held_to_what_it_was(armada: Arma
         assert look_closely(ground.connection, migrated, expected, likeness).verified is None
         migrated = Migrated(position.target, ledger.Outcome("migrated", ("a3",)))
         assert look_closely(ground.connection, migrated, expected, likeness).state == "failed"
+
+
+def test_a_reference_that_is_half_way_itself_is_named_first(armada: Armada) -> None:
+    armada.ask("(reference)", "COMMENT ON TABLE alembic_version IS 'mt_paas_db interrupted a2 1 0123456789abcdef'")
+    found = [(one.tenant_id, one.verdict) for one in armada.fleet().verify(("korea",))]
+    assert found == [("(reference)", "interrupted"), ("korea", "same")]

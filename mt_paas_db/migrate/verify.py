@@ -16,7 +16,7 @@ from mt_paas_db.migrate.apply import look
 from mt_paas_db.migrate.ground import Ground
 from mt_paas_db.migrate.ledger import Position
 from mt_paas_db.migrate.message import Target
-from mt_paas_db.migrate.script import Heads
+from mt_paas_db.migrate.script import Heads, Mark
 from mt_paas_db.migrate.structure import Difference, Structure
 
 Verdict = Literal["same", "drifted", "elsewhere", "interrupted", "missing"]
@@ -62,10 +62,14 @@ def verify(
 ) -> Iterator[Verified]:
     """Yield what is found of each tenant, in their order. `listener` is told how many are done, of how many.
 
-    Reads only. Each tenant is asked for its own version table: the catalog's copy is what is checked.
+    Reads only. Each tenant is asked for its own version table: the catalog's copy is what is checked. A reference that
+    is half way itself comes first: what it says of the others is worth little.
     """
     reference = ground.reference
-    expected_at = ground.where(reference).heads or ()
+    there = ground.where(reference)
+    expected_at = there.heads or ()
+    if there.mark is not None:
+        yield Verified(reference.tenant_id, "interrupted", expected_at, _interrupted_in(there.mark))
     expected = structure.snapshot(ground.connection, reference.schema, reference.schema).objects
     fingerprint = structure.fingerprint(ground.connection, reference.schema, reference.schema)
     hands: SimpleQueue[dict[str, psycopg.Connection[Any]]] = SimpleQueue()
@@ -112,10 +116,7 @@ def _examine(
     if not there.has_schema:
         return found("missing", f"schema {target.schema!r} does not exist; restore it from a backup")
     if there.mark is not None:
-        return found(
-            "interrupted",
-            f"a run was stopped inside revision {there.mark.revision}; the next goes on from there, or says why not",
-        )
+        return found("interrupted", _interrupted_in(there.mark))
     if heads != expected_at:
         return found("elsewhere", f"the reference is at {', '.join(expected_at) or 'no revision'}")
     role = target.role or target.schema
@@ -123,6 +124,10 @@ def _examine(
         return found("same")
     differences = compare(expected, structure.snapshot(connection, target.schema, role).objects, target)
     return found("drifted" if differences else "same", "", differences)
+
+
+def _interrupted_in(mark: Mark) -> str:
+    return f"a run was stopped inside revision {mark.revision}; the next goes on from there, or says why not"
 
 
 def compare(expected: Structure, found: Structure, target: Target) -> list[Difference]:
