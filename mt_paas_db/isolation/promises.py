@@ -38,10 +38,9 @@ def _families(attacks: Sequence[Attack], none_here: Sequence[NotApplicable]) -> 
     for family, title in FAMILIES.items():
         own = [attack for attack in attacks if attack.family == family]
         absent = sum(entry.family == family for entry in none_here)
-        rows.append((f"{family}. {title}", len(own), *(_count(own, tier) for tier in RUN_TIERS), absent or ""))
-    total = (
-        "all", len(attacks), *(_count(attacks, tier) for tier in RUN_TIERS), len(none_here),
-    )  # fmt: skip
+        if own:
+            rows.append((f"{family}. {title}", len(own), *(_count(own, tier) for tier in RUN_TIERS), absent or ""))
+    total = ("all", len(attacks), *(_count(attacks, tier) for tier in RUN_TIERS), len(none_here))
     return _table(("family", "attacks", *_tiers(), "ids that do not apply"), (*rows, total))
 
 
