@@ -18,6 +18,7 @@ from benchmarks.report import Result
 BENCHMARKS: dict[str, str] = {
     "fanout": "benchmarks.fanout",
     "imports": "benchmarks.imports",
+    "peers_isolation": "benchmarks.peers_isolation",
     "provision": "benchmarks.provision",
     "session": "benchmarks.session",
 }

@@ -1,0 +1,91 @@
+"""sqlalchemy-tenants: row policies by the role of each tenant, as its README and its Alembic hook set them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from typing import Any
+
+from sqlalchemy import Identity, create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from benchmarks.attacked.orm import ANSWERS, POOL, OrmSession, forgotten, pooled
+from benchmarks.attacked.subject import Address, Handles
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "note"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    body: Mapped[str]
+    tenant: Mapped[str]
+
+
+class SqlalchemyTenants:
+    filters = True
+    disclaims = {
+        "no-tenant": "a session without a tenant is its admin session, `new_session()`, with all rows",
+        "no-tenant-by-name": "as above",
+        "created-again": "`delete_tenant` says: no data will be deleted, only the role",
+    }
+
+    def __init__(self, url: str, options: dict[str, Any], *, prepare: bool = True) -> None:
+        self._core = import_module("sqlalchemy_tenants.core")
+        self._errors = import_module("sqlalchemy_tenants.exceptions")
+        self.answers = (*ANSWERS, self._errors.TenantAlreadyExists, self._errors.TenantNotFound)
+        self._engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), connect_args=options, **POOL)
+        manager = import_module("sqlalchemy_tenants.managers").PostgresManager
+        self._manager = manager.from_engine(self._engine, schema_name="public")
+        if prepare:
+            self._prepare()
+
+    def create(self, tenant: str) -> None:
+        self._manager.create_tenant(tenant)
+
+    def delete(self, tenant: str) -> None:
+        self._manager.delete_tenant(tenant)
+
+    @contextmanager
+    def session(self, tenant: str) -> Iterator[OrmSession]:
+        with self._manager.new_tenant_session(tenant, create_if_missing=False) as session:
+            yield OrmSession(session, Note)
+            session.commit()
+
+    def nobody(self) -> AbstractContextManager[OrmSession]:
+        return forgotten(self._engine, Note)
+
+    def pool_connection(self) -> AbstractContextManager[Callable[[str], list[str]]]:
+        return pooled(self._engine)
+
+    def address(self, tenant: str) -> Address:
+        return Address("public.note", "tenant", tenant)
+
+    def handles(self, tenant: str) -> Handles:
+        return Handles(role=self._core.get_tenant_role_name(tenant))
+
+    def look_alikes(self, tenant: str) -> list[str]:
+        return [f"{self._core.TENANT_ROLE_PREFIX}{tenant}"]
+
+    def twin(self, url: str, options: dict[str, Any]) -> SqlalchemyTenants:
+        return SqlalchemyTenants(url, options, prepare=False)
+
+    def refresh(self) -> None:
+        self._engine.dispose()
+
+    def _prepare(self) -> None:
+        """Make the table, and what the Alembic hook writes into a migration."""
+        core = self._core
+        import_module("sqlalchemy_tenants").with_rls(Note)
+        function = core._GET_TENANT_FUNCTION_TEMPLATE.format(
+            name=core.GET_TENANT_FUNCTION_NAME, tenant_role_prefix=core.TENANT_ROLE_PREFIX
+        )
+        with self._engine.begin() as connection:
+            Base.metadata.create_all(connection)
+            connection.execute(text(function))
+            connection.execute(text('ALTER TABLE "note" ENABLE ROW LEVEL SECURITY'))
+            connection.execute(text(core.get_table_policy(table_name="note", column_type=str)))

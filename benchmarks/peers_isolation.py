@@ -1,0 +1,296 @@
+"""Which attacks the peers hold, and which this library: one script, carried out on each in an environment of its own.
+
+Every verdict rests on canaries that were read: see `benchmarks.attacked`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from benchmarks.django_peer import VERSIONS as DJANGO
+from benchmarks.peers import PEERS, python_with
+from benchmarks.report import Bar, environment
+from mt_paas_db.session.pooler import PoolerProfile
+from tests.fleet import PASSWORD
+from tests.servers import PgBouncer, PostgresServer, find_pgbouncer, find_postgres
+
+SUMMARY = "the attacks that the peers, and this library, hold or do not, each proven by what was read"
+
+OURS = "mt_paas_db"
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One column of the table.
+
+    Attributes:
+        name: Its heading.
+        subject: ``module:class`` in `benchmarks.attacked`.
+        packages: Versions by distribution, as they are installed; empty for this library, which runs in this process's
+            interpreter.
+        driver: For the options that a pooler needs.
+        configuration: What was done, in one sentence for the page.
+        options: Of the subject.
+        words: Powers of its login role.
+    """
+
+    name: str
+    subject: str
+    packages: Mapping[str, str]
+    driver: str
+    configuration: str
+    options: Mapping[str, Any]
+    words: str = ""
+
+    def python(self) -> str:
+        """Return its interpreter. Raises `LookupError` where its packages cannot be had."""
+        if not self.packages:
+            return sys.executable
+        return str(python_with([f"{name}=={version}" for name, version in self.packages.items()]))
+
+
+def contestants() -> list[Contestant]:
+    """Return all, ours first."""
+    sqlalchemy, psycopg, asyncpg = (metadata.version(name) for name in ("sqlalchemy", "psycopg", "asyncpg"))
+    base = {"sqlalchemy[asyncio]": sqlalchemy, "psycopg[binary]": psycopg}
+    fastapi = {"fastapi-tenancy": PEERS["fastapi-tenancy"], **base, "asyncpg": asyncpg}
+    return [
+        Contestant(
+            f"{OURS}, tier role", "ours:Ours", {}, "psycopg",
+            "a role and a schema for each tenant; the login role has no rights of its own", {}, "CREATEROLE",
+        ),
+        Contestant(
+            f"{OURS}, tier role, guards", "ours:Ours", {}, "psycopg",
+            "the same, and `guards=True`: restrictive row policies on each tenant's tables", {"guards": True},
+            "CREATEROLE",
+        ),
+        Contestant(
+            "fastapi-tenancy, schema", "fastapi_tenancy:SchemaIsolation", fastapi, "asyncpg",
+            '`isolation_strategy="schema"`, sessions by `isolation_provider.get_session`; `enable_soft_delete=False`, so'
+            " that a tenant's data can be deleted", {},
+        ),
+        Contestant(
+            "fastapi-tenancy, rls", "fastapi_tenancy:RowIsolation", fastapi, "asyncpg",
+            '`isolation_strategy="rls"`, the policy of its documentation, enabled and forced', {},
+        ),
+        Contestant(
+            "sqlalchemy-tenants", "sqlalchemy_tenants:SqlalchemyTenants",
+            {"sqlalchemy-tenants": PEERS["sqlalchemy-tenants"], **base}, "psycopg",
+            "`@with_rls`, a role for each tenant, the function and the policy of its Alembic hook; the login owns the"
+            " table and has CREATEROLE, which `create_tenant` needs", {}, "CREATEROLE",
+        ),
+        Contestant(
+            "django-tenants", "django_tenants:DjangoTenants", {**DJANGO, **base}, "psycopg",
+            "`django_tenants.postgresql_backend`, `TenantSyncRouter`, work in `schema_context`; `CONN_MAX_AGE=None`, so"
+            " that a connection outlives a request, as in the others' pools; `TENANT_LIMIT_SET_CALLS` off", {},
+        ),
+        Contestant(
+            "SQLAlchemy, SET search_path", "plain:Plain", base, "psycopg",
+            'a schema for each tenant, `SET search_path = "tenant"` after each begin, the name quoted, `public` not'
+            " on the path", {},
+        ),
+    ]  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
+    parser.add_argument("--only", action="append", metavar="WORD", help="only contestants whose name holds it")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page for the documentation")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one contestant answered: its versions, and a finding for each attack."""
+
+    contestant: Contestant
+    versions: Mapping[str, str]
+    findings: Sequence[Mapping[str, Any]]
+
+    def count(self, verdict: str) -> int:
+        return sum(finding["verdict"] == verdict for finding in self.findings)
+
+    def outside_promise(self) -> int:
+        """How many attacks leaked that its documentation does not say it leaves open."""
+        return sum(f["verdict"] == "leaked" and not f["disclaimed"] for f in self.findings)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome, with the forms that `benchmarks.__main__` asks for."""
+
+    environment: Mapping[str, Any]
+    columns: Sequence[Column]
+    remarks: Sequence[str]
+
+    @property
+    def bars(self) -> list[Bar]:
+        """Ours leaks nothing that its tier promises to hold, and no verdict is a guess."""
+        ours = [column for column in self.columns if column.contestant.name.startswith(OURS)]
+        bars = [Bar(f"{c.contestant.name}: leaks that the tier promises to hold", c.outside_promise(), 0) for c in ours]
+        return [*bars, Bar("verdicts that nothing proves", sum(c.count("unclear") for c in self.columns), 0)]
+
+    @property
+    def holds(self) -> bool:
+        return all(bar.holds for bar in self.bars)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, with the evidence."""
+        return {
+            "name": "peers_isolation",
+            "environment": dict(self.environment),
+            "contestants": [
+                {
+                    "name": column.contestant.name,
+                    "versions": dict(column.versions),
+                    "configuration": column.contestant.configuration,
+                    "findings": list(column.findings),
+                }
+                for column in self.columns
+            ],
+            "bars": [
+                {"name": b.name, "value": b.value, "limit": b.limit, "better": b.better, "holds": b.holds}
+                for b in self.bars
+            ],
+        }
+
+    def as_text(self) -> str:
+        """Return the tables in Markdown, and what is to be said about the run."""
+        bars = [f"{b.name}: {b.value:g} ({'holds' if b.holds else 'DOES NOT HOLD'})" for b in self.bars]
+        unclear = [
+            f"unclear: {column.contestant.name}, {finding['attack']}: {' '.join(finding['evidence'])}"
+            for column in self.columns for finding in column.findings if finding["verdict"] == "unclear"
+        ]  # fmt: skip
+        return "\n".join([self.as_markdown(), "", *self.remarks, *unclear, *bars])
+
+    def as_markdown(self) -> str:
+        """Return the table, the configurations, what is not claimed, and what was read."""
+        return "\n".join([*self._table(), "", *self._configurations(), "", *self._disclaimers(), "", *self._evidence()])
+
+    def _table(self) -> Iterator[str]:
+        yield "| attack | " + " | ".join(column.contestant.name for column in self.columns) + " |"
+        yield "|---" * (len(self.columns) + 1) + "|"
+        for number, finding in enumerate(self.columns[0].findings):
+            cells = [_cell(column.findings[number]) for column in self.columns]
+            yield f"| {finding['title']} | " + " | ".join(cells) + " |"
+        for verdict in ("held", "leaked", "not applicable"):
+            yield f"| *{verdict}* | " + " | ".join(str(column.count(verdict)) for column in self.columns) + " |"
+
+    def _configurations(self) -> Iterator[str]:
+        for column in self.columns:
+            versions = ", ".join(f"{name} {version}" for name, version in column.versions.items())
+            yield f"- **{column.contestant.name}** ({versions}): {column.contestant.configuration}."
+
+    def _disclaimers(self) -> Iterator[str]:
+        for column in self.columns:
+            for finding in column.findings:
+                if finding["disclaimed"]:
+                    yield f"- {column.contestant.name}, “{finding['title']}”: {finding['disclaimed']}."
+
+    def _evidence(self) -> Iterator[str]:
+        for column in self.columns:
+            for finding in column.findings:
+                if finding["verdict"] == "leaked":
+                    proof = finding["evidence"][0].replace("|", "\\|")
+                    yield f"- {column.contestant.name}, “{finding['title']}”: {proof}"
+
+
+def _cell(finding: Mapping[str, Any]) -> str:
+    words = {"held": "held", "leaked": "**leaked**", "not applicable": "–", "unclear": "unclear"}
+    return words[finding["verdict"]] + (" ¹" if finding["disclaimed"] and finding["verdict"] == "leaked" else "")
+
+
+def run(options: argparse.Namespace) -> Comparison:
+    """Carry the script out on all. Raises `LookupError` where there is no PostgreSQL."""
+    chosen = [c for c in contestants() if not options.only or any(word in c.name for word in options.only)]
+    if not chosen:
+        raise LookupError(f"nobody is called {' or '.join(options.only)}")
+    columns, remarks = [], []
+    with ExitStack() as stack:
+        server = stack.enter_context(PostgresServer(find_postgres(options.pg)))
+        logins = {contestant.name: f"c{number}" for number, contestant in enumerate(chosen)}
+        pooler = None
+        try:
+            find_pgbouncer()
+        except LookupError as error:
+            remarks.append(f"left out: PgBouncer ({error})")
+        else:
+            users = dict.fromkeys([name for login in logins.values() for name in (login, f"{login}_app")], PASSWORD)
+            pooler = stack.enter_context(PgBouncer(server.port, users=users))
+        for contestant in chosen:
+            try:
+                python = contestant.python()
+            except LookupError as error:
+                remarks.append(f"left out: {contestant.name}, which cannot be installed ({error})")
+                continue
+            columns.append(_column(contestant, python, server, logins[contestant.name], pooler))
+        version = str(_ask(server, "SHOW server_version")).split()[0]
+        bouncer = ".".join(map(str, pooler.version)) if pooler else None
+    if not columns:
+        raise LookupError("; ".join(remarks))
+    done = Comparison(environment(postgresql=version, pgbouncer=bouncer), columns, remarks)
+    if options.markdown is not None:
+        date = datetime.now(UTC).date().isoformat()
+        head = f"Measured on {date}: PostgreSQL {version}, PgBouncer {bouncer or 'left out'}."
+        options.markdown.write_text(f"{head}\n\n{done.as_markdown()}\n")
+    return done
+
+
+def _column(
+    contestant: Contestant, python: str, server: PostgresServer, login: str, pooler: PgBouncer | None
+) -> Column:
+    _make_database(server, login, contestant.words)
+    order = {
+        "subject": contestant.subject,
+        "url": server.dsn(login, user=login, password=PASSWORD),
+        "truth": server.dsn(login),
+        "options": dict(contestant.options),
+        "pooled_url": pooler.dsn(login, user=login, password=PASSWORD) if pooler else None,
+        "pooled_options": PoolerProfile.parse("pgbouncer").connect_args(contestant.driver),  # type: ignore[arg-type]
+        "asyncio": contestant.driver == "asyncpg",
+        "packages": [name.partition("[")[0] for name in contestant.packages] or ["sqlalchemy", "psycopg"],
+    }
+    done = subprocess.run(
+        [python, "-m", "benchmarks.attacked.worker", json.dumps(order)],
+        cwd=_REPOSITORY, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{contestant.name} could not be attacked:\n{done.stderr[-3000:]}")
+    (head, *findings) = [json.loads(line) for line in done.stdout.splitlines()]
+    with _superuser(server, "postgres") as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(login)))
+    return Column(contestant, head["versions"], findings)
+
+
+def _make_database(server: PostgresServer, login: str, words: str) -> None:
+    name = sql.Identifier(login)
+    with _superuser(server, "postgres") as connection:
+        role = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} " + words)  # type: ignore[arg-type]  # words are ours
+        connection.execute(role.format(name, sql.Literal(PASSWORD)))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
+
+
+def _superuser(server: PostgresServer, database: str) -> Any:
+    import psycopg
+
+    return psycopg.connect(server.dsn(database), autocommit=True)
+
+
+def _ask(server: PostgresServer, query: str) -> Any:
+    with _superuser(server, "postgres") as connection:
+        return connection.execute(query).fetchone()[0]
+
