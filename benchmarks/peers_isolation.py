@@ -196,10 +196,13 @@ class Comparison:
             yield f"- **{column.contestant.name}** ({versions}): {column.contestant.configuration}."
 
     def _disclaimers(self) -> Iterator[str]:
+        said: dict[tuple[str, str], list[str]] = {}
         for column in self.columns:
             for finding in column.findings:
-                if finding["disclaimed"]:
-                    yield f"- {column.contestant.name}, “{finding['title']}”: {finding['disclaimed']}."
+                if finding["disclaimed"] and finding["verdict"] == "leaked":
+                    said.setdefault((column.contestant.name, finding["disclaimed"]), []).append(finding["title"])
+        for (name, words), titles in said.items():
+            yield f"- ¹ {name}: {words} ({'; '.join(titles)})."
 
     def _evidence(self) -> Iterator[str]:
         for column in self.columns:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from benchmarks.cases import OURS, PLAIN, Case, make_cases, place, reachable_routes
 from benchmarks.cores import clients_apart, keep_servers
@@ -25,6 +26,7 @@ from benchmarks.peers import PEERS, PeerWorker, peer_cases, peer_python
 from benchmarks.report import Bar, Result, Row, environment
 from benchmarks.round_trips import round_trip_figures
 from benchmarks.workload import visits
+from tests.servers import PgBouncer, PostgresServer
 
 SUMMARY = "a tenant's transaction against one without tenancy, the naive way and the peers"
 
@@ -62,13 +64,15 @@ class Samples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tenants", type=_at_least(2), nargs="?", default=20, help="how many tenants; 20, at least 2")
-    parser.add_argument("--rounds", type=_at_least(1), help=f"{_ROUNDS}, or {_FULL_ROUNDS} with --full")
+    parser.add_argument("tenants", type=at_least(2), nargs="?", default=20, help="how many tenants; 20, at least 2")
+    parser.add_argument("--rounds", type=at_least(1), help=f"{_ROUNDS}, or {_FULL_ROUNDS} with --full")
     parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
     parser.add_argument("--no-peers", action="store_true", help="leave out what is installed from PyPI")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what parses an argument that is a number, and `least` or more."""
+
     def parse(value: str) -> int:
         if not value.isdecimal() or int(value) < least:
             raise argparse.ArgumentTypeError(f"{value!r}: a number is needed, at least {least}")
@@ -133,8 +137,19 @@ def check_reads(groups: Sequence[Sequence[Case]]) -> None:
         case.disconnect()
 
 
+class Measured(Protocol):
+    """What `measure` needs to know of the ground: `server` is kept on a core of its own."""
+
+    @property
+    def tenants(self) -> tuple[str, ...]: ...
+    @property
+    def server(self) -> PostgresServer: ...
+    @property
+    def pooler(self) -> PgBouncer | None: ...
+
+
 def measure(
-    ground: Ground,
+    ground: Measured,
     groups: Sequence[Sequence[Case]],
     *,
     rounds: int,
@@ -149,7 +164,7 @@ def measure(
     tenants = len(ground.tenants)
     began = time.monotonic()
     done = 0
-    keep_servers([ground.service.server.pid], server_core)
+    keep_servers([ground.server.pid], server_core)
     while done < rounds and (done == 0 or time.monotonic() - began < budget_s):
         number, done = done, done + 1
         if ground.pooler is not None:

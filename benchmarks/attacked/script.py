@@ -205,7 +205,7 @@ def left_setting(s: Stage) -> None:
         nobody.run(s.own_rows)
 
 
-@attack("A temporary table of the same name, left on the connection")
+@attack("A temporary table of the same name, open to all, left on the connection")
 def temporary_table(s: Stage) -> None:
     with s.trying(), s.open(ACME) as mine:
         mine.run("CREATE TEMP TABLE note AS SELECT * FROM note")
@@ -335,7 +335,7 @@ def look_alike_ids(s: Stage) -> None:
 
 @attack("Two ids that agree in their first 63 bytes")
 def long_ids(s: Stage) -> None:
-    first, second = "a" * 70 + "-one", "a" * 70 + "-two"
+    first, second = "a" * 63 + "first", "a" * 63 + "second"
     with s.trying(UNDEFINED, NO_SCHEMA, "42710", "42622", "22001", "42P06", "42704", viewer=second):
         s.subject.create(first)
         try:
@@ -349,17 +349,17 @@ def long_ids(s: Stage) -> None:
 
 @attack("Delete a tenant, and create one under the same id")
 def created_again(s: Stage) -> None:
-    old = "comet"
+    old, new = "comet", "successor"
     s.subject.create(old)
     s.fill(old)
     s.subject.delete(old)
     s.subject.refresh()
-    with s.trying(viewer="the new one"):
+    with s.trying(viewer=new):
         s.subject.create(old)
         try:
             with s.open(old) as mine:
                 mine.notes()
-                mine.run(s.address(old).insert(500, s.canary("the new one")))
+                mine.run(s.address(old).insert(500, s.canary(new)))
                 mine.notes()
         finally:
             s.subject.delete(old)
