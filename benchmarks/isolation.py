@@ -154,7 +154,7 @@ def audit_s(tenants: int, tables: int, major: int | None) -> float:
 
 
 def suite_s(major: int | None) -> float:
-    """Return the seconds of ``mt-paas-db isolation run`` on the example. Raises `RuntimeError` where it is not green."""
+    """Return the seconds of ``mt-paas-db isolation run`` on the example. Raises `RuntimeError` where it fails."""
     with PostgresServer(find_postgres(major)) as server:
         began = time.perf_counter()
         done = subprocess.run(

@@ -9,19 +9,16 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from psycopg import sql
 
-from benchmarks.django_peer import VERSIONS as DJANGO
-from benchmarks.peers import PEERS, python_with
+from benchmarks.contestants import OURS, Contestant, contestants
 from benchmarks.report import Bar, environment
 from mt_paas_db.session.pooler import PoolerProfile
 from tests.fleet import PASSWORD
@@ -29,82 +26,7 @@ from tests.servers import PgBouncer, PostgresServer, find_pgbouncer, find_postgr
 
 SUMMARY = "the attacks that the peers, and this library, hold or do not, each proven by what was read"
 
-OURS = "mt_paas_db"
-
 _REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One column of the table.
-
-    Attributes:
-        name: Its heading.
-        subject: ``module:class`` in `benchmarks.attacked`.
-        packages: Versions by distribution, as they are installed; empty for this library, which runs in this process's
-            interpreter.
-        driver: For the options that a pooler needs.
-        configuration: What was done, in one sentence for the page.
-        options: Of the subject.
-        words: Powers of its login role.
-    """
-
-    name: str
-    subject: str
-    packages: Mapping[str, str]
-    driver: str
-    configuration: str
-    options: Mapping[str, Any]
-    words: str = ""
-
-    def python(self) -> str:
-        """Return its interpreter. Raises `LookupError` where its packages cannot be had."""
-        if not self.packages:
-            return sys.executable
-        return str(python_with([f"{name}=={version}" for name, version in self.packages.items()]))
-
-
-def contestants() -> list[Contestant]:
-    """Return all, ours first."""
-    sqlalchemy, psycopg, asyncpg = (metadata.version(name) for name in ("sqlalchemy", "psycopg", "asyncpg"))
-    base = {"sqlalchemy[asyncio]": sqlalchemy, "psycopg[binary]": psycopg}
-    fastapi = {"fastapi-tenancy": PEERS["fastapi-tenancy"], **base, "asyncpg": asyncpg}
-    return [
-        Contestant(
-            f"{OURS}, tier role", "ours:Ours", {}, "psycopg",
-            "a role and a schema for each tenant; the login role has no rights of its own", {}, "CREATEROLE",
-        ),
-        Contestant(
-            f"{OURS}, tier role, guards", "ours:Ours", {}, "psycopg",
-            "the same, and `guards=True`: restrictive row policies on each tenant's tables", {"guards": True},
-            "CREATEROLE",
-        ),
-        Contestant(
-            "fastapi-tenancy, schema", "fastapi_tenancy:SchemaIsolation", fastapi, "asyncpg",
-            '`isolation_strategy="schema"`, sessions by `isolation_provider.get_session`; `enable_soft_delete=False`, so'
-            " that a tenant's data can be deleted", {},
-        ),
-        Contestant(
-            "fastapi-tenancy, rls", "fastapi_tenancy:RowIsolation", fastapi, "asyncpg",
-            '`isolation_strategy="rls"`, the policy of its documentation, enabled and forced', {},
-        ),
-        Contestant(
-            "sqlalchemy-tenants", "sqlalchemy_tenants:SqlalchemyTenants",
-            {"sqlalchemy-tenants": PEERS["sqlalchemy-tenants"], **base}, "psycopg",
-            "`@with_rls`, a role for each tenant, the function and the policy of its Alembic hook; the login owns the"
-            " table and has CREATEROLE, which `create_tenant` needs", {}, "CREATEROLE",
-        ),
-        Contestant(
-            "django-tenants", "django_tenants:DjangoTenants", {**DJANGO, **base}, "psycopg",
-            "`django_tenants.postgresql_backend`, `TenantSyncRouter`, work in `schema_context`; `CONN_MAX_AGE=None`, so"
-            " that a connection outlives a request, as in the others' pools; `TENANT_LIMIT_SET_CALLS` off", {},
-        ),
-        Contestant(
-            "SQLAlchemy, SET search_path", "plain:Plain", base, "psycopg",
-            'a schema for each tenant, `SET search_path = "tenant"` after each begin, the name quoted, `public` not'
-            " on the path", {},
-        ),
-    ]  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -257,19 +179,23 @@ def _column(
     contestant: Contestant, python: str, server: PostgresServer, login: str, pooler: PgBouncer | None
 ) -> Column:
     _make_database(server, login, contestant.words)
+    if contestant.without_pooler:
+        pooler = None
     order = {
         "subject": contestant.subject,
         "url": server.dsn(login, user=login, password=PASSWORD),
         "truth": server.dsn(login),
         "options": dict(contestant.options),
         "pooled_url": pooler.dsn(login, user=login, password=PASSWORD) if pooler else None,
+        "no_pooler": contestant.without_pooler or "there is no PgBouncer here",
         "pooled_options": PoolerProfile.parse("pgbouncer").connect_args(contestant.driver),  # type: ignore[arg-type]
         "asyncio": contestant.driver == "asyncpg",
         "packages": [name.partition("[")[0] for name in contestant.packages] or ["sqlalchemy", "psycopg"],
     }
     done = subprocess.run(
         [python, "-m", "benchmarks.attacked.worker", json.dumps(order)],
-        cwd=_REPOSITORY, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+        cwd=_REPOSITORY, env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{contestant.name} could not be attacked:\n{done.stderr[-3000:]}")
@@ -282,7 +208,7 @@ def _column(
 def _make_database(server: PostgresServer, login: str, words: str) -> None:
     name = sql.Identifier(login)
     with _superuser(server, "postgres") as connection:
-        role = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} " + words)  # type: ignore[arg-type]  # words are ours
+        role = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} " + words)
         connection.execute(role.format(name, sql.Literal(PASSWORD)))
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
 
@@ -296,4 +222,3 @@ def _superuser(server: PostgresServer, database: str) -> Any:
 def _ask(server: PostgresServer, query: str) -> Any:
     with _superuser(server, "postgres") as connection:
         return connection.execute(query).fetchone()[0]
-

@@ -59,9 +59,13 @@ WORKS: dict[str, tuple[Work, Work]] = {"one SELECT": (one, _one), "four SELECTs"
 def make_cases(ground: TierGround, route: Route, loop: asyncio.Runner, work: str) -> list[Case]:
     """Return plain, and each way, on one route."""
     blocking, coroutine = WORKS[work]
-    ways = [way for way in ground.ways if way.tier == "role" or not route.pooled]  # its pooler would need all logins
+    # Behind the pooler at tier `login`, it would have to know each tenant's password.
+    ways = [way for way in ground.ways if way.tier == "role" or not route.pooled]
     if route.is_async:
-        return [_plain_async(ground, route, loop, coroutine), *(_async(ground, w, route, loop, coroutine) for w in ways)]
+        return [
+            _plain_async(ground, route, loop, coroutine),
+            *(_async(ground, way, route, loop, coroutine) for way in ways),
+        ]
     return [_plain(ground, route, blocking), *(_blocking(ground, way, route, blocking) for way in ways)]
 
 

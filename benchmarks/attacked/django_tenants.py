@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import make_url
 
@@ -135,7 +135,7 @@ class DjangoSession:
 
 class DjangoTenants:
     filters = False
-    disclaims: dict[str, str] = {}
+    disclaims: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: str, options: dict[str, Any], alias: str = "default") -> None:
         if alias == "default":

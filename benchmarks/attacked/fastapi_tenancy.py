@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Identity, String, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -45,7 +45,7 @@ class FastapiTenancy:
     strategy: str
     note: Any
     filters: bool
-    disclaims: dict[str, str] = {}
+    disclaims: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: str, options: dict[str, Any], tenants: dict[str, Any] | None = None) -> None:
         package = import_module("fastapi_tenancy")

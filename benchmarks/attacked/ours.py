@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -28,18 +28,21 @@ class Note(Base):
     body: Mapped[str]
 
 
+_NOT_PROMISED: Mapping[str, str] = dict.fromkeys(
+    ("injected-select", "role-by-statement"),
+    "tier `role` is promised against bugs; whoever controls SQL text can take another tenant's role",
+)
+
+
 class Ours:
     """An installation named like its database, whose owner is the admin; sessions log in as another role."""
 
     filters = False
     answers: tuple[type[BaseException], ...] = (*ANSWERS, TenancyError)
-    disclaims = dict.fromkeys(
-        ("injected-select", "role-by-statement"),
-        "tier `role` is promised against bugs; whoever controls SQL text can take another tenant's role",
-    )
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._url, self._options = make_url(url), options
+        self.disclaims = {} if options.get("tier") == "login" else _NOT_PROMISED
         self._placements: dict[str, Placement] = {}
         self._manager = self._made("direct", url)
         self._manager.init()

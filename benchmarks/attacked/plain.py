@@ -6,9 +6,9 @@ after each begin, so that neither COMMIT nor ROLLBACK leaves a session without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -31,12 +31,10 @@ class Note(Base):
 class Plain:
     filters = False
     answers = ANSWERS
-    disclaims: dict[str, str] = {}
+    disclaims: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
-        self._engine = create_engine(
-            make_url(url).set(drivername="postgresql+psycopg"), connect_args=options, **POOL
-        )
+        self._engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), connect_args=options, **POOL)
 
     def create(self, tenant: str) -> None:
         with self._engine.begin() as connection:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Identity, NullPool, create_engine, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -28,7 +28,7 @@ class Note(Base):
 
 class SqlalchemyTenants:
     filters = True
-    disclaims = {
+    disclaims: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
             ("at-rest", "at-rest-after-an-error", "left-setting", "no-tenant", "no-tenant-by-name", "raw-connection"),
             "its login is the admin: a session without a tenant, `new_session()`, is documented to see all rows",

@@ -66,10 +66,16 @@ class Watched:
 
 
 class Stage:
-    """Two tenants with known rows, and the record of one attack on one of them."""
+    """Two tenants with known rows, and the record of one attack on one of them.
+
+    `pooler` is its URL, with the driver options that it needs, or why there is none.
+    """
 
     def __init__(
-        self, subject: Subject, truth: psycopg.Connection[Any], pooler: tuple[str, dict[str, Any]] | None
+        self,
+        subject: Subject,
+        truth: psycopg.Connection[Any],
+        pooler: tuple[str, dict[str, Any]] | str = "there is no pooler",
     ) -> None:
         self.subject = subject
         self._pooler = pooler
@@ -117,8 +123,8 @@ class Stage:
 
     def behind_a_pooler(self) -> tuple[Subject, Subject]:
         """Return two processes' views of the tenants, whose connections share one of the server's."""
-        if self._pooler is None:
-            raise NotApplicableError("there is no PgBouncer here")
+        if isinstance(self._pooler, str):
+            raise NotApplicableError(self._pooler)
         return self.subject.twin(*self._pooler), self.subject.twin(*self._pooler)
 
     def label(self, tenant: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,8 +89,9 @@ class Subject(Protocol):
 
     filters: bool
     answers: tuple[type[BaseException], ...]
-    disclaims: dict[str, str]
 
+    @property
+    def disclaims(self) -> Mapping[str, str]: ...
     def create(self, tenant: str) -> None: ...
     def delete(self, tenant: str) -> None:
         """Delete a tenant with its data, as far as the library documents a way."""

@@ -24,7 +24,7 @@ def findings(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for tenant in (ACME, BETA):
         subject.create(tenant)
     with psycopg.connect(order["truth"], autocommit=True) as truth:
-        pooler = (order["pooled_url"], order["pooled_options"]) if order["pooled_url"] else None
+        pooler = (order["pooled_url"], order["pooled_options"]) if order["pooled_url"] else order["no_pooler"]
         stage = Stage(subject, truth, pooler)
         for attack in ATTACKS:
             yield judge(stage, attack).as_dict()
