@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from benchmarks.django_peer import VERSIONS as DJANGO
-from benchmarks.peers import PEERS, python_with
+from benchmarks.peers import PEERS, is_made, python_with
 from benchmarks.tier_ground import tier_options, tiers_here
 
 OURS = "mt_paas_db"
@@ -41,9 +41,16 @@ class Contestant:
 
     def python(self) -> str:
         """Return its interpreter. Raises `LookupError` where its packages cannot be had."""
-        if not self.packages:
-            return sys.executable
-        return str(python_with([f"{name}=={version}" for name, version in self.packages.items()]))
+        return str(python_with(self._wanted)) if self.packages else sys.executable
+
+    @property
+    def made(self) -> bool:
+        """Whether its environment is there already."""
+        return not self.packages or is_made(self._wanted)
+
+    @property
+    def _wanted(self) -> list[str]:
+        return [f"{name}=={version}" for name, version in self.packages.items()]
 
 
 def contestants() -> list[Contestant]:

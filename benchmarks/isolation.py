@@ -26,7 +26,7 @@ from benchmarks.tier_cases import WORKS, make_cases
 from benchmarks.tier_ground import TierGround, tier_ground
 from mt_paas_db.isolation.audit import audit
 from tests.fleet import Route
-from tests.servers import PostgresServer, find_postgres
+from tests.servers import PostgresServer
 
 SUMMARY = "each tier, with guards and without, against a plain session; the audit; the suite on the example"
 
@@ -70,20 +70,20 @@ def run(options: argparse.Namespace) -> Result:
         routes = [route for route in routes if str(route) in options.routes]
         remarks += [f"  left out: {what}" for what in missing]
         _measure_ways(ground, routes, loop, options, rows, bars, remarks)
+        if not options.no_suite:
+            took_s = suite_s(ground.server)
+            rows.append(Row.of("the suite on the example's models", [took_s], unit="s"))
+            bars.append(Bar("the suite on the example's models, seconds", round(took_s, 1), SUITE_LIMIT_S))
+        if options.audited:
+            took_s = audit_s(ground.server, options.audited, options.tables)
+            what = f"the audit of {options.audited:,} tenants of {options.tables} tables"
+            rows.append(Row.of(what, [took_s], unit="s"))
+            bars.append(Bar(f"{what}, seconds", round(took_s, 2), AUDIT_LIMIT_S))
         with ground.ways[0].service.superuser() as connection:
             found = connection.execute("SELECT current_setting('server_version')").fetchone()
         assert found is not None
         version = str(found[0]).split()[0]
         bouncer = ".".join(map(str, ground.pooler.version)) if ground.pooler else None
-    if not options.no_suite:
-        took_s = suite_s(options.pg)
-        rows.append(Row.of("the suite on the example's models", [took_s], unit="s"))
-        bars.append(Bar("the suite on the example's models, seconds", round(took_s, 1), SUITE_LIMIT_S))
-    if options.audited:
-        took_s = audit_s(options.audited, options.tables, options.pg)
-        what = f"the audit of {options.audited:,} tenants of {options.tables} tables"
-        rows.append(Row.of(what, [took_s], unit="s"))
-        bars.append(Bar(f"{what}, seconds", round(took_s, 2), AUDIT_LIMIT_S))
     remarks.append(f"  load of the machine before and after: {load:.1f}, {os.getloadavg()[0]:.1f}")
     return Result("isolation", environment(postgresql=version, pgbouncer=bouncer), rows, bars, remarks)
 
@@ -137,9 +137,9 @@ def _check(ground: TierGround, work: str, group: Sequence[Case]) -> None:
         case.disconnect()
 
 
-def audit_s(tenants: int, tables: int, major: int | None) -> float:
+def audit_s(server: PostgresServer, tenants: int, tables: int) -> float:
     """Return the seconds that the audit of a fleet takes. Raises `RuntimeError` where it did not look at all of it."""
-    with PostgresServer(find_postgres(major)) as server, fleet_ground(server, tables=tables, jobs=2) as ground:
+    with fleet_ground(server, tables=tables, jobs=2) as ground:
         ground.grow(tenants)
         manager = ground.manager()
         try:
@@ -153,17 +153,16 @@ def audit_s(tenants: int, tables: int, major: int | None) -> float:
     return took_s
 
 
-def suite_s(major: int | None) -> float:
+def suite_s(server: PostgresServer) -> float:
     """Return the seconds of ``mt-paas-db isolation run`` on the example. Raises `RuntimeError` where it fails."""
-    with PostgresServer(find_postgres(major)) as server:
-        began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "mt_paas_db", "isolation", "run", "--dsn", server.dsn("postgres"),
-             "--models", "llm_chatbot.models:Base"],
-            cwd=_ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "examples")])},
-            capture_output=True, text=True,
-        )  # fmt: skip
-        took_s = time.perf_counter() - began
+    path = os.pathsep.join([str(_ROOT), str(_ROOT / "examples")])
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "mt_paas_db", "isolation", "run", "--dsn", server.dsn("postgres"),
+         "--models", "llm_chatbot.models:Base"],
+        cwd=_ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    took_s = time.perf_counter() - began
     if done.returncode:
         raise RuntimeError(f"the suite failed on the example's models:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return took_s
