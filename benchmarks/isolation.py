@@ -34,6 +34,7 @@ AUDIT_LIMIT_S, SUITE_LIMIT_S = 10.0, 180.0
 
 _ROUNDS, _FULL_ROUNDS = 20, 100
 _BUDGET_S = 240.0
+_PASSES, _VISITS_IN_A_TURN = 20, 5  # of each tenant
 _ROWS = 10_000
 _ROOT = Path(__file__).resolve().parent.parent
 _ROUTES = ("psycopg-direct", "asyncpg-direct", "psycopg-pgbouncer")
@@ -103,7 +104,10 @@ def _measure_ways(
     rounds = options.rounds or (_FULL_ROUNDS if options.full else _ROUNDS)
     budget_s = math.inf if options.full or options.rounds else _BUDGET_S
     with clients_apart([]) as core:
-        samples, done = measure(ground, list(groups.values()), rounds=rounds, budget_s=budget_s, server_core=core)
+        samples, done = measure(
+            ground, list(groups.values()), rounds=rounds, budget_s=budget_s, server_core=core,
+            passes=_PASSES, turn=_VISITS_IN_A_TURN * options.tenants,
+        )  # fmt: skip
     remarks.append(f"  ratios to plain, median of {done} rounds, and the middle half of them:")
     for (route, work), group in groups.items():
         by_way = {case.way: samples[case] for case in group}

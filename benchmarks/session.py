@@ -155,10 +155,13 @@ def measure(
     rounds: int,
     budget_s: float,
     server_core: int | None = None,
+    passes: int = _PASSES,
+    turn: int = _TURN,
 ) -> tuple[dict[Case, Samples], int]:
     """Run all cases `rounds` times, or until `budget_s` are over; return the samples and how many rounds it were.
 
-    `groups` hold the cases that are compared with each other. The servers are kept on `server_core`.
+    `groups` hold the cases that are compared with each other. The servers are kept on `server_core`. In a round each
+    case visits each tenant `passes` times, in turns of `turn` transactions.
     """
     samples = {case: Samples() for group in groups for case in group}
     tenants = len(ground.tenants)
@@ -171,14 +174,14 @@ def measure(
             ground.pooler.restart()  # so that it connects anew as well
             keep_servers([ground.pooler.pid], server_core)
         warm_up = visits(tenants, passes=_WARM_UP_PASSES, seed=number)
-        todo = visits(tenants, passes=_PASSES, seed=rounds + number)
-        turns = [todo[start : start + _TURN] for start in range(0, len(todo), _TURN)]
+        todo = visits(tenants, passes=passes, seed=rounds + number)
+        turns = [todo[start : start + turn] for start in range(0, len(todo), turn)]
         for group in groups:
             for case in group:
                 case.measure(warm_up)
             took: dict[Case, list[int]] = {case: [] for case in group}
-            for turn, part in enumerate(turns):
-                first = (number + turn) % len(group)
+            for which, part in enumerate(turns):
+                first = (number + which) % len(group)
                 for case in [*group[first:], *group[:first]]:
                     took[case] += case.measure(part)
             for case in group:
