@@ -91,17 +91,17 @@ class Comparison:
         }
 
     def as_text(self) -> str:
-        """Return the tables in Markdown, and what is to be said about the run."""
+        """Return the page, what was read where something leaked, and what is to be said about the run."""
         bars = [f"{b.name}: {b.value:g} ({'holds' if b.holds else 'DOES NOT HOLD'})" for b in self.bars]
         unclear = [
             f"unclear: {column.contestant.name}, {finding['attack']}: {' '.join(finding['evidence'])}"
             for column in self.columns for finding in column.findings if finding["verdict"] == "unclear"
         ]  # fmt: skip
-        return "\n".join([self.as_markdown(), "", *self.remarks, *unclear, *bars])
+        return "\n".join([self.as_markdown(), "", *self._evidence(), "", *self.remarks, *unclear, *bars])
 
     def as_markdown(self) -> str:
-        """Return the table, the configurations, what is not claimed, and what was read."""
-        return "\n".join([*self._table(), "", *self._configurations(), "", *self._disclaimers(), "", *self._evidence()])
+        """Return the table, what ¹ stands for, and the configurations."""
+        return "\n".join([*self._table(), "", *self._disclaimers(), "", *self._configurations()])
 
     def _table(self) -> Iterator[str]:
         yield "| attack | " + " | ".join(column.contestant.name for column in self.columns) + " |"
