@@ -11,16 +11,25 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
-
-from benchmarks.report import Result
+from typing import Any, Protocol, cast
 
 BENCHMARKS: dict[str, str] = {
     "fanout": "benchmarks.fanout",
     "imports": "benchmarks.imports",
+    "isolation": "benchmarks.isolation",
+    "peers_isolation": "benchmarks.peers_isolation",
     "provision": "benchmarks.provision",
     "session": "benchmarks.session",
 }
+
+
+class Outcome(Protocol):
+    """What a benchmark hands back: `benchmarks.report.Result`, mostly."""
+
+    @property
+    def holds(self) -> bool: ...
+    def as_text(self) -> str: ...
+    def as_json(self) -> dict[str, Any]: ...
 
 
 class Benchmark(Protocol):
@@ -31,7 +40,7 @@ class Benchmark(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add sizes and options of its own."""
 
-    def run(self, options: argparse.Namespace) -> Result:
+    def run(self, options: argparse.Namespace) -> Outcome:
         """Measure. Raises `LookupError` where a server that it cannot do without is missing."""
 
 
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("python -m benchmarks NAME [--json FILE] [--plot FILE.svg] [--full] [sizes]\n")
         for name, module in BENCHMARKS.items():
-            print(f"  {name:<10} {_load(module).SUMMARY}")
+            print(f"  {name:<15} {_load(module).SUMMARY}")
         return 0
     name, *rest = arguments
     if name not in BENCHMARKS:

@@ -55,6 +55,10 @@ class Ground:
     pooler: PgBouncer | None
     peers: Mapping[str, str]
 
+    @property
+    def server(self) -> PostgresServer:
+        return self.service.server
+
     def dsn(self, user: str, *, pooled: bool, port: int | None = None) -> str:
         """Return a URL of the service's database for a login, direct or through the pooler, or through `port`."""
         if port is None:

@@ -51,8 +51,7 @@ def python_with(wanted: Sequence[str]) -> Path:
 
     Raises `LookupError` where the packages cannot be had.
     """
-    key = hashlib.sha256(repr((sys.version, list(wanted))).encode()).hexdigest()[:12]
-    folder = CACHE / f"peers-{key}"
+    folder = _folder(wanted)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     done = folder / "complete"
     if done.exists():
@@ -71,6 +70,16 @@ def python_with(wanted: Sequence[str]) -> Path:
         raise LookupError((lines or ["pip failed"])[-1])
     done.touch()
     return python
+
+
+def is_made(wanted: Sequence[str]) -> bool:
+    """Return whether `python_with` has made an environment with `wanted`."""
+    return (_folder(wanted) / "complete").exists()
+
+
+def _folder(wanted: Sequence[str]) -> Path:
+    key = hashlib.sha256(repr((sys.version, list(wanted))).encode()).hexdigest()[:12]
+    return CACHE / f"peers-{key}"
 
 
 class PeerWorker:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from benchmarks.cases import OURS, PLAIN, Case, make_cases, place, reachable_routes
 from benchmarks.cores import clients_apart, keep_servers
@@ -25,6 +26,7 @@ from benchmarks.peers import PEERS, PeerWorker, peer_cases, peer_python
 from benchmarks.report import Bar, Result, Row, environment
 from benchmarks.round_trips import round_trip_figures
 from benchmarks.workload import visits
+from tests.servers import PgBouncer, PostgresServer
 
 SUMMARY = "a tenant's transaction against one without tenancy, the naive way and the peers"
 
@@ -62,13 +64,15 @@ class Samples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tenants", type=_at_least(2), nargs="?", default=20, help="how many tenants; 20, at least 2")
-    parser.add_argument("--rounds", type=_at_least(1), help=f"{_ROUNDS}, or {_FULL_ROUNDS} with --full")
+    parser.add_argument("tenants", type=at_least(2), nargs="?", default=20, help="how many tenants; 20, at least 2")
+    parser.add_argument("--rounds", type=at_least(1), help=f"{_ROUNDS}, or {_FULL_ROUNDS} with --full")
     parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
     parser.add_argument("--no-peers", action="store_true", help="leave out what is installed from PyPI")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what parses an argument that is a number, and `least` or more."""
+
     def parse(value: str) -> int:
         if not value.isdecimal() or int(value) < least:
             raise argparse.ArgumentTypeError(f"{value!r}: a number is needed, at least {least}")
@@ -133,37 +137,51 @@ def check_reads(groups: Sequence[Sequence[Case]]) -> None:
         case.disconnect()
 
 
+class Measured(Protocol):
+    """What `measure` needs to know of the ground: `server` is kept on a core of its own."""
+
+    @property
+    def tenants(self) -> tuple[str, ...]: ...
+    @property
+    def server(self) -> PostgresServer: ...
+    @property
+    def pooler(self) -> PgBouncer | None: ...
+
+
 def measure(
-    ground: Ground,
+    ground: Measured,
     groups: Sequence[Sequence[Case]],
     *,
     rounds: int,
     budget_s: float,
     server_core: int | None = None,
+    passes: int = _PASSES,
+    turn: int = _TURN,
 ) -> tuple[dict[Case, Samples], int]:
     """Run all cases `rounds` times, or until `budget_s` are over; return the samples and how many rounds it were.
 
-    `groups` hold the cases that are compared with each other. The servers are kept on `server_core`.
+    `groups` hold the cases that are compared with each other. The servers are kept on `server_core`. In a round each
+    case visits each tenant `passes` times, in turns of `turn` transactions.
     """
     samples = {case: Samples() for group in groups for case in group}
     tenants = len(ground.tenants)
     began = time.monotonic()
     done = 0
-    keep_servers([ground.service.server.pid], server_core)
+    keep_servers([ground.server.pid], server_core)
     while done < rounds and (done == 0 or time.monotonic() - began < budget_s):
         number, done = done, done + 1
         if ground.pooler is not None:
             ground.pooler.restart()  # so that it connects anew as well
             keep_servers([ground.pooler.pid], server_core)
         warm_up = visits(tenants, passes=_WARM_UP_PASSES, seed=number)
-        todo = visits(tenants, passes=_PASSES, seed=rounds + number)
-        turns = [todo[start : start + _TURN] for start in range(0, len(todo), _TURN)]
+        todo = visits(tenants, passes=passes, seed=rounds + number)
+        turns = [todo[start : start + turn] for start in range(0, len(todo), turn)]
         for group in groups:
             for case in group:
                 case.measure(warm_up)
             took: dict[Case, list[int]] = {case: [] for case in group}
-            for turn, part in enumerate(turns):
-                first = (number + turn) % len(group)
+            for which, part in enumerate(turns):
+                first = (number + which) % len(group)
                 for case in [*group[first:], *group[:first]]:
                     took[case] += case.measure(part)
             for case in group:

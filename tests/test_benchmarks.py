@@ -90,7 +90,10 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "no benchmark 'nonsense'; there is fanout, imports, provision, session"),
+        (
+            ["nonsense"],
+            "no benchmark 'nonsense'; there is fanout, imports, isolation, peers_isolation",
+        ),
         (["imports", "--nonsense"], "--nonsense"),
         (["imports", "--plot", "x.svg"], "no plot"),
         (["imports", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
@@ -101,6 +104,8 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
         (["fanout", "--tenants", "0"], "at least 1"),
         (["fanout", "--pg", "7"], "no PostgreSQL 7 here"),
         (["provision", "--turns", "many"], "at least 1"),
+        (["isolation", "1"], "at least 2"),
+        (["peers_isolation", "--only", "somebody else"], "nobody is called somebody else"),
     ],
 )
 def test_a_wrong_call_gives_2_and_says_why(
@@ -354,3 +359,112 @@ def test_a_chart_is_drawn_to_scale() -> None:
     assert "prefers-color-scheme: dark" in text
     with pytest.raises(ValueError, match="nothing to draw"):
         svg([Chart("empty", "x", "y", [])])
+
+
+def test_isolation_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.tier_cases import WORKS
+    from benchmarks.tier_ground import tiers_here
+
+    target = tmp_path / "isolation.json"
+    sizes = ["2", "--rows", "200", "--rounds", "1", "--routes", "psycopg-direct", "--audited", "2", "--tables", "1"]
+    status = main(["isolation", *sizes, "--no-suite", "--pg", major, "--json", str(target)])
+    document = json.loads(target.read_text())
+    check_document(document, "isolation")
+    assert status == (0 if all(bar["holds"] for bar in document["bars"]) else 1)
+    ways = 1 + 2 * len(tiers_here())
+    assert len([row for row in document["rows"] if row["unit"] == "us"]) == ways * len(WORKS)
+    assert "guards / no guards (role)" in capsys.readouterr().out
+    limits = {bar["name"]: bar["limit"] for bar in document["bars"]}
+    assert limits["one SELECT, psycopg, direct: role / plain"] == 1.15
+    assert limits["one SELECT, psycopg, direct: role, guards / plain"] == 1.3
+    assert limits["count, psycopg, direct: role, guards / plain"] == 1.4
+    assert limits["the audit of 2 tenants of 1 tables, seconds"] == 10
+
+
+LEAKS_OF_A_PATH = {
+    "named-read", "named-write", "raw-cursor", "injected-select", "path-by-statement", "path-by-function", "at-rest",
+    "left-setting", "temporary-table", "held-cursor", "no-tenant-by-name", "raw-connection", "object-handed-over",
+    "long-ids",
+}  # fmt: skip
+"""What nothing can stop that only chooses a path."""
+
+
+def test_the_attacks_reach_what_is_open_and_not_what_is_closed(major: str, tmp_path: Path) -> None:
+    """A path alone is the broken twin: an attack that it holds, too, would say nothing about anybody."""
+    target, page = tmp_path / "peers.json", tmp_path / "peers.md"
+    only = ["--only", "SET search_path", "--only", "tier role, guards"]
+    assert main(["peers_isolation", *only, "--pg", major, "--json", str(target), "--markdown", str(page)]) == 0
+    document = json.loads(target.read_text())
+    ours, path = (
+        {finding["attack"]: finding for finding in one["findings"]} for one in document["contestants"]
+    )  # fmt: skip
+    assert 15 <= len(ours) == len(path)
+    leaked = {name for name, finding in ours.items() if finding["verdict"] == "leaked"}
+    assert leaked == {"injected-select", "role-by-statement"}
+    assert all(ours[name]["disclaimed"] for name in leaked)
+    assert {name for name, finding in path.items() if finding["verdict"] == "leaked"} >= LEAKS_OF_A_PATH
+    assert path["no-tenant"]["verdict"] == path["commit-and-go-on"]["verdict"] == "held"
+    assert path["role-by-statement"]["verdict"] == "not applicable"
+    for finding in (*ours.values(), *path.values()):
+        assert finding["evidence"]
+        assert all("canary_" in text for text in finding["evidence"]) or finding["verdict"] != "leaked"
+    assert "| Name the neighbour's rows in a query | held | **leaked** |" in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["fastapi-tenancy, rls", "sqlalchemy-tenants", "django-tenants"])
+def test_a_peer_is_attacked_where_its_environment_is(major: str, tmp_path: Path, name: str) -> None:
+    from benchmarks.contestants import contestants
+
+    (peer,) = [one for one in contestants() if one.name == name]
+    if not peer.made:
+        pytest.skip(f"no environment of {name}: python -m benchmarks peers_isolation makes it, from PyPI")
+    target = tmp_path / "peer.json"
+    assert main(["peers_isolation", "--only", name, "--pg", major, "--json", str(target)]) == 0
+    (column,) = json.loads(target.read_text())["contestants"]
+    assert column["versions"][name.partition(",")[0]]
+    verdicts = {finding["verdict"] for finding in column["findings"]}
+    assert verdicts == {"held", "leaked", "not applicable"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "error", "verdict"),
+    [
+        (["canary_acme_1"], None, "held"),
+        (["canary_acme_1", "canary_beta_1"], None, "leaked"),
+        ([], ValueError("a value: canary_beta_2"), "leaked"),
+        ([], ValueError("there is no such table"), "unclear"),
+        ([], PermissionError("you may not"), "held"),
+        ([], None, "unclear"),
+    ],
+)
+def test_a_verdict_rests_on_what_was_seen(seen: list[str], error: Exception | None, verdict: str) -> None:
+    from benchmarks.attacked.judge import judge
+    from benchmarks.attacked.script import Attack
+    from benchmarks.attacked.stage import Stage
+    from benchmarks.attacked.subject import Address
+
+    class Truth:
+        def execute(self, _statement: bytes) -> Any:
+            return self
+
+        def fetchall(self) -> list[Any]:
+            return []
+
+    class Subject:
+        filters, disclaims = False, dict[str, str]()
+        answers = (PermissionError, ValueError) if verdict == "leaked" else (PermissionError,)
+
+        def refresh(self) -> None: ...
+
+        def address(self, tenant: str) -> Address:
+            return Address(tenant)
+
+    def carry_out(stage: Stage) -> None:
+        with stage.trying():
+            stage.see(seen)
+            if error is not None:
+                raise error
+
+    stage: Any = Stage(Subject(), Truth())  # type: ignore[arg-type]
+    finding = judge(stage, Attack("an-attack", "an attack", aimed=False, carry_out=carry_out))
+    assert finding.verdict == verdict, finding.evidence
