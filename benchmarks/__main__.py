@@ -17,8 +17,11 @@ BENCHMARKS: dict[str, str] = {
     "fanout": "benchmarks.fanout",
     "imports": "benchmarks.imports",
     "isolation": "benchmarks.isolation",
+    "memory": "benchmarks.memory",
     "peers_isolation": "benchmarks.peers_isolation",
+    "pool": "benchmarks.pool",
     "provision": "benchmarks.provision",
+    "roles": "benchmarks.roles",
     "session": "benchmarks.session",
 }
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Self
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 40, 46
 
 # Middle tones have enough contrast with white and with black; text follows the page's own colour where it can.
-_COLOURS = ("#3b82c4", "#d9730d", "#2e9e5b")
+_COLOURS = ("#3b82c4", "#d9730d", "#2e9e5b", "#a05cc0", "#c0394f", "#7a7a2a")
 _STYLE = """\
   <style>
     text { font: 13px system-ui, sans-serif; fill: #333; }
@@ -32,12 +33,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Curves over common axes, which both begin at 0. `x` and `y` say what is measured, and in what unit."""
+    """Curves over common axes, which begin at 0, or with `log_x` and `log_y` at a power of ten.
+
+    `x` and `y` say what is measured, and in what unit.
+    """
 
     title: str
     x: str
     y: str
     lines: Sequence[Line]
+    log_x: bool = False
+    log_y: bool = False
 
 
 def svg(charts: Sequence[Chart]) -> str:
@@ -61,18 +67,53 @@ def ticks(highest: float) -> list[float]:
     return [round(step * n, 10) for n in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
+def powers(lowest: float, highest: float) -> list[float]:
+    """Return the powers of ten from the last that is not above `lowest` to the first that is not below `highest`.
+
+    Raises `ValueError` where there is no such power: a logarithm has no place for 0.
+    """
+    first, last = math.floor(math.log10(lowest) + 1e-9), math.ceil(math.log10(highest) - 1e-9)
+    return [10.0**exponent for exponent in range(first, max(last, first + 1) + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where values stand between `begin` and `end`, in pixels."""
+
+    ticks: Sequence[float]
+    begin: float
+    end: float
+    log: bool
+
+    @classmethod
+    def of(cls, values: Sequence[float], begin: float, end: float, *, log: bool) -> Self:
+        marks = powers(min(values), max(values)) if log else ticks(max(values))
+        return cls(marks, begin, end, log)
+
+    def __call__(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        part = math.log(value / low) / math.log(high / low) if self.log else value / high
+        return round(self.begin + part * (self.end - self.begin), 1)
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Return `heights` moved up where needed, so that between any two there is room for a line of text."""
+    placed: dict[int, float] = {}
+    ceiling = math.inf
+    for number in sorted(range(len(heights)), key=lambda n: -heights[n]):
+        placed[number] = ceiling = min(heights[number], ceiling - least)
+    return [placed[number] for number in range(len(heights))]
+
+
 def _drawn(chart: Chart) -> list[str]:
-    points = [point for line in chart.lines for point in line.points]
+    lines = [line for line in chart.lines if line.points]
+    points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError(f"{chart.title}: nothing to draw")
-    xs, ys = ticks(max(x for x, _ in points)), ticks(max(y for _, y in points))
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-
-    def across(x: float) -> float:
-        return round(_LEFT + x / xs[-1] * (right - _LEFT), 1)
-
-    def down(y: float) -> float:
-        return round(bottom - y / ys[-1] * (bottom - _TOP), 1)
+    across = _Axis.of([x for x, _ in points], _LEFT, right, log=chart.log_x)
+    down = _Axis.of([y for _, y in points], bottom, _TOP, log=chart.log_y)
+    xs, ys = across.ticks, down.ticks
 
     parts = [f'    <text class="title" x="{_LEFT}" y="18">{escape(chart.title)}</text>']
     for y in ys:
@@ -84,12 +125,12 @@ def _drawn(chart: Chart) -> list[str]:
         f'    <text x="{right}" y="{bottom + 36}" text-anchor="end">{escape(chart.x)}</text>',
         f'    <text x="{_LEFT}" y="{_TOP - 6}">{escape(chart.y)}</text>',
     ]
-    for line, colour in zip(chart.lines, _COLOURS, strict=False):
+    labels = _apart([down(line.points[-1][1]) - 8 for line in lines], 14)
+    for line, colour, label in zip(lines, _COLOURS, labels, strict=False):
         where = [(across(x), down(y)) for x, y in line.points]
         path = " ".join(f"{x},{y}" for x, y in where)
         parts.append(f'    <polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         parts += [f'    <circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in where]
-        end_x, end_y = where[-1]
-        at = f'x="{end_x - 6}" y="{end_y - 8}" text-anchor="end"'
+        at = f'x="{where[-1][0] - 6}" y="{round(label, 1)}" text-anchor="end"'
         parts.append(f'    <text {at} style="fill:{colour}">{escape(line.name)}</text>')
     return parts

@@ -49,13 +49,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A benchmark's outcome. `remarks` are lines for a person: what was left out, how to read it."""
+    """A benchmark's outcome. `remarks` are lines for a person: what was left out, how to read it.
+
+    `shown` are lines that a person reads instead of the rows, where there are too many of these.
+    """
 
     name: str
     environment: Mapping[str, Any]
     rows: Sequence[Row]
     bars: Sequence[Bar]
     remarks: Sequence[str] = field(default=())
+    shown: Sequence[str] = field(default=())
 
     @property
     def holds(self) -> bool:
@@ -81,12 +85,12 @@ class Result:
         lines = [f"benchmark {self.name}", ""]
         lines += [f"  {key:<11} {value}" for key, value in facts.items() if value is not None]
         lines += [f"  {'packages':<11} " + ", ".join(f"{k} {v}" for k, v in packages.items()), ""]
-        lines += _table(
+        lines += self.shown or table(
             ("case", "median", "p95", "n", "unit"),
             [(r.case, f"{r.median:,.1f}", f"{r.p95:,.1f}", f"{r.n:,}", r.unit) for r in self.rows],
         )
         lines += ["", *self.remarks, ""]
-        lines += _table(
+        lines += table(
             ("bar", "value", "limit", "better", ""),
             [
                 (b.name, f"{b.value:g}", f"{b.limit:g}", b.better, "holds" if b.holds else "DOES NOT HOLD")
@@ -96,7 +100,7 @@ class Result:
         return "\n".join(lines)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Return aligned lines: the first and the last column to the left, numbers to the right."""
     cells = [head, *rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from mt_paas_db.core import TenantManager
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
-from tests.servers import PgBouncer, PostgresServer
+from tests.servers import PgBouncer, PostgresServer, find_postgres
 from tests.servers.choice import ASKED
 from tests.servers.supply import Supply
 
@@ -93,6 +93,15 @@ def own_server(supply: Supply) -> Iterator[PostgresServer]:
         pytest.skip(str(error))
     with chosen as running:
         yield running
+
+
+@pytest.fixture
+def major(pytestconfig: pytest.Config) -> str:
+    """The version of the run, as an argument of a benchmark; skips where it is not installed."""
+    try:
+        return str(find_postgres(pytestconfig.getoption("--pg")).major)
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

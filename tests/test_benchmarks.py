@@ -36,7 +36,7 @@ def check_document(document: dict[str, Any], name: str) -> None:
         assert set(row) == {"case", "median", "p95", "n", "unit"}
         assert 0 <= row["median"] <= row["p95"]
         assert row["n"] >= 1
-        assert row["unit"] in ("us", "ms", "s", "round trips", "MiB")
+        assert row["unit"] in ("us", "ms", "s", "round trips", "MiB", "tx/s", "connections")
     assert document["bars"]
     for bar in document["bars"]:
         assert set(bar) == {"name", "value", "limit", "better", "holds"}
@@ -92,7 +92,7 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
     [
         (
             ["nonsense"],
-            "no benchmark 'nonsense'; there is fanout, imports, isolation, peers_isolation",
+            "no benchmark 'nonsense'; there is fanout, imports, isolation, memory, peers_isolation, pool",
         ),
         (["imports", "--nonsense"], "--nonsense"),
         (["imports", "--plot", "x.svg"], "no plot"),
@@ -105,6 +105,9 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
         (["fanout", "--pg", "7"], "no PostgreSQL 7 here"),
         (["provision", "--turns", "many"], "at least 1"),
         (["isolation", "1"], "at least 2"),
+        (["pool", "--clients", "0"], "at least 1"),
+        (["memory", "--pg", "7"], "no PostgreSQL 7 here"),
+        (["roles", "--pg", "7"], "no PostgreSQL 7 here"),
         (["peers_isolation", "--only", "somebody else"], "nobody is called somebody else"),
     ],
 )
@@ -231,17 +234,6 @@ def test_a_case_that_reads_another_tenants_row_stops_the_benchmark() -> None:
     assert closed == ["right"]
     with pytest.raises(RuntimeError, match="read a row of 'tenant 0' as tenant 1"):
         check_reads([[case("wrong", "tenant 0")]])
-
-
-@pytest.fixture
-def major(pytestconfig: pytest.Config) -> str:
-    """The version of the run, as an argument; skips where it is not installed."""
-    from tests.servers import find_postgres
-
-    try:
-        return str(find_postgres(pytestconfig.getoption("--pg")).major)
-    except LookupError as error:
-        pytest.skip(str(error))
 
 
 def test_fanout_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +38,7 @@ class PgBouncer:
         pool_size: Server connections for each pair of user and database. One, so that every tenant shares
             it and a leak must show.
         admins: Users of its console who may change something there.
+        options: More of the section ``[pgbouncer]``, over what stands there.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class PgBouncer:
         pool_mode: str = "transaction",
         pool_size: int = 1,
         admins: tuple[str, ...] = (),
+        options: Mapping[str, str] | None = None,
         binary: Path | None = None,
     ) -> None:
         self.port = free_port()
@@ -57,6 +60,7 @@ class PgBouncer:
         self._pool_mode = pool_mode
         self._pool_size = pool_size
         self._admins = admins
+        self._options = options or {}
         self._binary = binary or find_pgbouncer()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,25 +99,26 @@ class PgBouncer:
         (self._folder / "userlist.txt").write_text(
             "".join(f'"{name}" "{password}"\n' for name, password in listed.items())
         )
-        lookup = f"auth_user = {self._lookup}\nauth_query = {_AUTH_QUERY}\n" if self._lookup else ""
+        lookup = {"auth_user": self._lookup, "auth_query": _AUTH_QUERY} if self._lookup else {}
+        options = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": str(seen_as / "userlist.txt"),
+            "stats_users": ",".join(self._users),
+            "admin_users": ",".join(self._admins),
+            "pool_mode": self._pool_mode,
+            "default_pool_size": str(self._pool_size),
+            "max_client_conn": "500",
+            "query_wait_timeout": "20",
+            "server_login_retry": "1",
+            **lookup,
+            **self._options,
+        }
+        lines = "\n".join(f"{name} = {value}" for name, value in options.items())
         (self._folder / "pgbouncer.ini").write_text(
-            f"""[databases]
-* = host=127.0.0.1 port={self._server_port}
-
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {self.port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {seen_as / "userlist.txt"}
-stats_users = {",".join(self._users)}
-admin_users = {",".join(self._admins)}
-pool_mode = {self._pool_mode}
-default_pool_size = {self._pool_size}
-max_client_conn = 500
-query_wait_timeout = 20
-server_login_retry = 1
-{lookup}"""
+            f"[databases]\n* = host=127.0.0.1 port={self._server_port}\n\n[pgbouncer]\n{lines}\n"
         )
 
     def start(self) -> None:
