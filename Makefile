@@ -63,6 +63,10 @@ bench: $(STAMP) ## the benchmarks; results as JSON in .benchmarks
 	done; \
 	exit $$failed
 
+.PHONY: peers
+peers: $(STAMP) ## the libraries that we are compared with, each in an environment of its own in .cache
+	$(PY) -c 'from benchmarks.contestants import contestants; [peer.python() for peer in contestants()]'
+
 .PHONY: matrix
 matrix: $(STAMP) ## the whole suite on every PostgreSQL there is, and on the oldest SQLAlchemy allowed
 	@report=; failed=0; \

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from mt_paas_db.core import TenantManager
+from tests import turns
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
 from tests.servers import PgBouncer, PostgresServer, find_postgres
 from tests.servers.choice import ASKED
@@ -55,6 +56,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SUPPLY in config.stash and not hasattr(config, "workerinput"):
         config.stash[SUPPLY].close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    turns.mark(items)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,10 +8,10 @@ import pytest
 
 from mt_paas_db.isolation.attack import Attack
 from mt_paas_db.isolation.attacks.trials import GUARDS
+from mt_paas_db.isolation.catalogue import CATALOGUE
 from mt_paas_db.isolation.route import ROUTES, Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Verdict
-from tests.attack_routes import attacks_on
 from tests.conftest import bouncer_for
 from tests.servers import PostgresServer
 from tests.weakened import standing_suite
@@ -30,7 +30,8 @@ def guarded_suite(server: PostgresServer) -> Iterator[Suite]:
         yield standing
 
 
-@pytest.mark.parametrize(("attack", "route"), attacks_on(ROUTES, direct=1, pooled=1))
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+@pytest.mark.parametrize("attack", CATALOGUE, ids=lambda attack: attack.key)
 def test_a_promise_is_kept(request: pytest.FixtureRequest, attack: Attack, route: Route) -> None:
     if route.driver == "asyncpg":
         pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")

@@ -14,7 +14,6 @@ from mt_paas_db.isolation.catalogue import CATALOGUE
 from mt_paas_db.isolation.route import Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Verdict
-from tests.attack_routes import attacks_on
 from tests.conftest import looking_up_bouncer_for
 from tests.servers import PostgresServer
 from tests.weakened import standing_suite
@@ -36,7 +35,9 @@ def at_tier_role(server: PostgresServer) -> Iterator[Suite]:
         yield standing
 
 
-@pytest.mark.parametrize(("attack", "route"), attacks_on(ROUTES, direct=1, pooled=0))
+@pytest.mark.in_turn(direct=1, pooled=0)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+@pytest.mark.parametrize("attack", CATALOGUE, ids=lambda attack: attack.key)
 def test_a_promise_is_kept(suite: Suite, attack: Attack, route: Route) -> None:
     if route.driver == "asyncpg":
         pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")

@@ -409,7 +409,7 @@ def test_a_peer_is_attacked_where_its_environment_is(major: str, tmp_path: Path,
 
     (peer,) = [one for one in contestants() if one.name == name]
     if not peer.made:
-        pytest.skip(f"no environment of {name}: python -m benchmarks peers_isolation makes it, from PyPI")
+        pytest.skip(f"no environment of {name}: `make peers` makes it, from PyPI")
     target = tmp_path / "peer.json"
     assert main(["peers_isolation", "--only", name, "--pg", major, "--json", str(target)]) == 0
     (column,) = json.loads(target.read_text())["contestants"]

@@ -43,6 +43,7 @@ def suite(server: PostgresServer) -> Iterator[Suite]:
         yield stack.enter_context(Suite(manager, service.models, pooler=dsn))
 
 
+@pytest.mark.in_turn(direct=3, pooled=3)
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_what_a_tenant_reads_is_what_it_wrote(suite: Suite, route: Route, pytestconfig: pytest.Config) -> None:
     if route.driver == "asyncpg":

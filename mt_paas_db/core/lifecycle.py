@@ -208,7 +208,7 @@ class Lifecycle:
             tenant = change.tenant
             state = transition(tenant.tenant_id, tenant.state, action)
             enter(change.step, tenant, state, reason=reason)
-        if not state.serves:
+        if not state.serves and tenant.placement.tier is Tier.LOGIN:
             with self._changes.admin.transaction() as step:
                 end_backends(step, tenant)
         return change.after

@@ -207,7 +207,9 @@ def opened(settings: Settings, direct: Direct, scripts: Scripts, *, per_revision
             else None
         )
         schemas = ledger.shared_schemas(connection)
-        yield Ground(home, direct, connection, scripts, compiler, shared_compiler, schemas)
+        ground = Ground(home, direct, connection, scripts, compiler, shared_compiler, schemas)
+        stack.callback(lambda: ground.connection.close())  # the one that it has by then
+        yield ground
 
 
 def _check_catalog(connection: psycopg.Connection[Any], cluster: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -113,7 +114,7 @@ class FleetRun:
             return
         wanted = self._selection.generations
         if wanted is None:
-            wanted = ledger.uncompared(self._ground.connection)
+            wanted = ledger.uncompared(self._living())
         if not wanted:
             return
         seen = {failure.tenant_id for failure in tally.failures}
@@ -191,26 +192,22 @@ class FleetRun:
     def _finish(self, run_id: int, tally: Tally, message: str | None) -> list[tuple[str, float]]:
         """Write down how the run ended; return the tenants that took longest."""
         connection = self._living()
-        try:
-            ledger.finish_run(connection, run_id, tally.state, message)
-            return ledger.slowest(connection, run_id)
-        finally:
-            if connection is not self._ground.connection:
-                connection.close()
+        ledger.finish_run(connection, run_id, tally.state, message)
+        return ledger.slowest(connection, run_id)
 
     def _living(self) -> psycopg.Connection[Any]:
-        """Return the ground's connection, or another where it was lost meanwhile."""
+        """Return the ground's connection, made anew where it was lost meanwhile."""
         ground = self._ground
         deadline = time.monotonic() + self._options.reconnect_s
-        try:
+        with suppress(psycopg.Error):
             ground.connection.execute(b"SELECT 1")
             return ground.connection
-        except psycopg.Error:
-            pass
         while True:
             try:
-                return ground.direct.connect(ground.home)
+                ground.connection = ground.direct.connect(ground.home)
             except ServerUnavailableError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
+            else:
+                return ground.connection
