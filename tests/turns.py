@@ -1,7 +1,7 @@
 """Which routes a test takes in the check of each change. The others are marked `every_route`: `make matrix` takes all.
 
 Each test takes one direct route and one through the pooler, on another driver; the next test takes the next ones, so
-that all routes are met by a third of the tests each. ``@pytest.mark.in_turn(direct=2, pooled=0)`` asks for other numbers.
+that all routes are met by a third of the tests each. ``@pytest.mark.in_turn(direct=2, pooled=0)`` asks for others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from mt_paas_db.isolation.route import Route as AttackRoute
 from tests.fleet import Route
 
-RouteT = TypeVar("RouteT", Route, AttackRoute)
+RouteT = TypeVar("RouteT", bound=Route | AttackRoute)
 
 
 def chosen(routes: Sequence[RouteT], turn: int, *, direct: int = 1, pooled: int = 1) -> set[RouteT]:
