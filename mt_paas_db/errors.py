@@ -12,6 +12,7 @@
     │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
     │   ├── MissingRightsError          the admin's role may not do what the step needs
     │   ├── PoolerModeError             the pooler behind the app DSN breaks transactions or statements
+    │   ├── PoolerConsoleError          PgBouncer's console does not answer, or not to this user
     │   ├── LockedError                 another transaction holds what the step needs; nothing was changed
     │   ├── PooledConnectionError       the direct DSN leads through a pooler
     │   ├── CatalogMissingError         the database has no control schema: run ``init``
@@ -34,6 +35,7 @@
     │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
     ├── MigrationRefusedError .hazards  the plan would destroy data, or do to shared tables what is for tenants
     ├── UnknownRunError        .run_id
+    ├── ForeignFileError       .path    a file would be overwritten that was not written, or was changed since
     └── ContextError                    code and tenant disagree; the statement was not sent
         ├── NoTenantError               no tenant is in force
         ├── TenantMismatchError .expected .found
@@ -117,6 +119,10 @@ class MissingRightsError(ServerError):
 
 class PoolerModeError(ServerError):
     """The pooler behind the app DSN is not of the kind, or in the mode, that the settings say."""
+
+
+class PoolerConsoleError(ServerError):
+    """PgBouncer's console cannot be reached, refuses this user, or did not do what it was told."""
 
 
 class LockedError(ServerError):
@@ -334,6 +340,14 @@ class UnknownRunError(TenancyError):
         what = "no run yet" if run_id is None else f"no run {run_id}; `mt-paas-db migrate runs` lists them"
         super().__init__(message or f"there is {what}")
         self.run_id = run_id
+
+
+class ForeignFileError(TenancyError):
+    """A file is in the way that this library did not write, or that was changed since; nothing was written."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} {why}; nothing was written. Move it away, or overwrite it with --force")
+        self.path = path
 
 
 class ContextError(TenancyError):

@@ -487,6 +487,8 @@ WITH owner AS (
            'ROUTINE', 'pg_catalog.pg_proc'::regclass, f.oid
       FROM place p
       JOIN pg_catalog.pg_proc f ON f.pronamespace = p.oid
+     WHERE NOT (p.kind = 'control' AND f.proname = 'pooler_lookup'  -- reads pg_authid, a superuser's right alone
+                AND f.proowner IN (SELECT oid FROM pg_catalog.pg_roles WHERE rolsuper))
     UNION ALL
     SELECT p.kind, 'type', format('%I.%I', p.nspname, y.typname), y.typowner, 'TYPE', 'pg_catalog.pg_type'::regclass,
            y.oid

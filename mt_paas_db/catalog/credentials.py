@@ -23,8 +23,8 @@ from sqlalchemy.exc import ArgumentError
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import ConfigurationError
 
-Purpose = Literal["app", "admin", "direct"]
-"""What a DSN is for: sessions, the lifecycle, or migrations, which need the server itself."""
+Purpose = Literal["app", "admin", "direct", "console"]
+"""What a DSN is for: sessions, the lifecycle, migrations, which need the server itself, or PgBouncer's console."""
 
 
 class CredentialProvider(Protocol):

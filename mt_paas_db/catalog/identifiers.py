@@ -229,6 +229,11 @@ class InstallationRoles:
         return SqlName(f"{self.login}_{generation}")
 
     @property
+    def pooler(self) -> SqlName:
+        """Whom PgBouncer logs in as to look logins up; may call one function, and nothing else."""
+        return SqlName(f"{self.installation}_pooler")
+
+    @property
     def reference(self) -> SqlName:
         """A role and schema as a tenant's, that migrations come to and tenants are compared with; never sold."""
         return SqlName(f"{self.installation}_reference")

@@ -64,6 +64,8 @@ class ClusterSettings(BaseModel):
             left out.
         pooler: What stands behind `app_dsn`: ``direct``, ``pgbouncer`` (its version is asked for), or
             ``pgbouncer:1.18``.
+        console_dsn: PgBouncer's console, database ``pgbouncer``, as one of its ``admin_users``; what
+            ``pgbouncer reload`` uses, and whom ``pgbouncer config`` makes an admin.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class ClusterSettings(BaseModel):
     app_dsn: SecretStr | None = None
     admin_dsn: SecretStr | None = None
     direct_dsn: SecretStr | None = None
+    console_dsn: SecretStr | None = None
     pooler: Annotated[str, AfterValidator(_check_pooler)] = "direct"
 
 

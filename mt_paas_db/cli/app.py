@@ -18,6 +18,7 @@ from mt_paas_db.cli.failure import complain, print_document, report
 from mt_paas_db.cli.isolation import isolation_app
 from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
+from mt_paas_db.cli.pgbouncer import pgbouncer_app
 from mt_paas_db.cli.tenant import tenant_app
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(isolation_app, name="isolation")
+app.add_typer(pgbouncer_app, name="pgbouncer")
 app.command()(audit)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import mt_paas_db
+from mt_paas_db.cli.text import printable
 
 if TYPE_CHECKING:
     from mt_paas_db import TenantManager
@@ -48,6 +49,11 @@ NoteOption = Annotated[
     str | None,
     typer.Option(metavar="TEXT", callback=parse_text, help="Why, in your own words; for the log."),
 ]
+
+
+def complain_line(line: str) -> None:
+    """Say something beside the result, on stderr."""
+    print(printable(line), file=sys.stderr)
 
 
 def whoami() -> str | None:

@@ -105,7 +105,7 @@ def _make_roles(step: AdminTransaction, password: Any, cluster: str, *, first: b
     if _missing(step, roles.login, cluster, first=first):
         step.run("create_login", login=roles.login)
         if password is not None:
-            step.run_all(step.set_password(roles.login, str(password)))
+            step.run_all(step.set_password(roles.login, str(password), stable=True))
     else:
         step.run("login_inherits_nothing", login=roles.login)
     step.run("login_path", login=roles.login)

@@ -24,7 +24,7 @@ from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.guard import EngineT, install
-from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault
+from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault, when_refused
 
 Role = Literal["tenant", "catalog"]
 
@@ -198,7 +198,7 @@ class Engines:
                     entry,
                     f"cannot connect as {engine.url.username!r} to database {engine.url.database!r} "
                     f"at {engine.url.host or engine.url.query.get('host') or 'the default host'}: "
-                    f"{line[0] if line else type(error).__name__}; check the app DSN and that the server runs",
+                    f"{line[0] if line else type(error).__name__}; {when_refused(self._profile(entry), login)}",
                 ) from error
 
         event.listen(engine, "do_connect", connect)

@@ -86,6 +86,16 @@ def pooler_fault(error: BaseException, entry: str) -> PoolerModeError | None:
     return None
 
 
+def when_refused(profile: PoolerProfile, login: str | None) -> str:
+    """Return what to do where no connection could be made as `login`, a cell's; None is the installation's own."""
+    if profile.kind == "pgbouncer" and login is not None:
+        return (
+            "check the app DSN, that the server runs, and that PgBouncer knows this login: "
+            "`mt-paas-db pgbouncer config` writes it down, `mt-paas-db pgbouncer reload` makes it known"
+        )
+    return "check the app DSN and that the server runs"
+
+
 def parse_pgbouncer_version(answer: str) -> tuple[int, ...]:
     """Return ``(1, 18, 0)`` for SHOW VERSION's ``PgBouncer 1.18.0``; raises `ConfigurationError` otherwise."""
     name, _, version = answer.partition(" ")

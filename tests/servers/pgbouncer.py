@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +39,8 @@ class PgBouncer:
             it and a leak must show.
         admins: Users of its console who may change something there.
         options: More of the section ``[pgbouncer]``, over what stands there.
+        configure: Writes the files into a folder instead, which the pooler sees as the second; all else but the port
+            is then theirs.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PgBouncer:
         pool_size: int = 1,
         admins: tuple[str, ...] = (),
         options: Mapping[str, str] | None = None,
+        configure: Callable[[Path, Path], None] | None = None,
         binary: Path | None = None,
     ) -> None:
         self.port = free_port()
@@ -61,9 +64,16 @@ class PgBouncer:
         self._pool_size = pool_size
         self._admins = admins
         self._options = options or {}
+        self._written_by = configure
         self._binary = binary or find_pgbouncer()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        assert self._folder is not None
+        return self._folder
 
     @property
     def pid(self) -> int:
@@ -95,6 +105,9 @@ class PgBouncer:
     def _configure(self, seen_as: Path) -> None:
         """Write the files of the folder, which the pooler sees as `seen_as`."""
         assert self._folder is not None
+        if self._written_by is not None:
+            self._written_by(self._folder, seen_as)
+            return
         listed = {**self._users, **({self._lookup: ""} if self._lookup else {})}
         (self._folder / "userlist.txt").write_text(
             "".join(f'"{name}" "{password}"\n' for name, password in listed.items())

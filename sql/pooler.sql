@@ -1,0 +1,59 @@
+-- What PgBouncer is to know of an installation. Values are bound; identifiers stand in braces.
+
+-- name: cells
+SELECT c.name, c.login_role AS login, c.name = c.login_role AS own,
+       (SELECT count(*) FROM mt_paas.tenant t WHERE t.cell = c.name) AS tenants
+  FROM mt_paas.cell c
+ WHERE c.cluster = :cluster
+ ORDER BY c.name <> 'default', c.name = c.login_role, length(c.login_role), c.login_role;
+
+-- name: logins
+-- Which of these are roles, and whether the admin may read what they log in with.
+SELECT rolname, pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT') AS readable
+  FROM pg_catalog.pg_roles
+ WHERE rolname = ANY(:logins);
+
+-- name: verifiers
+SELECT rolname, rolpassword
+  FROM pg_catalog.pg_authid
+ WHERE rolname = ANY(:logins);
+
+-- name: limits
+-- reserved_connections came with PostgreSQL 16.
+SELECT current_setting('max_connections')::int AS max_connections,
+       current_setting('superuser_reserved_connections')::int
+       + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved;
+
+-- name: lookup
+-- PgBouncer's auth_query, to be run once by a superuser in the installation's database: reading pg_authid is his
+-- right alone, and the function acts with it. It answers for the logins of this installation's cells and nobody else,
+-- never for a superuser, and only {pooler} may call it. Its path is fixed and ends in pg_temp, so that nothing that
+-- somebody made stands in for what it reads.
+BEGIN;
+DO $do$
+BEGIN
+    CREATE ROLE {pooler} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
+EXCEPTION WHEN duplicate_object THEN
+    NULL;
+END
+$do$;
+ALTER ROLE {pooler} PASSWORD {verifier};
+ALTER ROLE {pooler} SET search_path = pg_catalog, pg_temp;
+GRANT CONNECT ON DATABASE {database} TO {pooler};
+GRANT USAGE ON SCHEMA mt_paas TO {pooler};
+CREATE OR REPLACE FUNCTION mt_paas.pooler_lookup(asked text)
+    RETURNS TABLE (name text, secret text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.rolname::text, CASE WHEN a.rolvaliduntil < now() THEN NULL ELSE a.rolpassword END
+      FROM pg_catalog.pg_authid a
+     WHERE a.rolname = asked
+       AND a.rolcanlogin
+       AND NOT a.rolsuper
+       AND EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = asked)
+$$;
+ALTER FUNCTION mt_paas.pooler_lookup(text) OWNER TO CURRENT_USER;
+REVOKE ALL ON FUNCTION mt_paas.pooler_lookup(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mt_paas.pooler_lookup(text) TO {pooler};
+COMMIT;
