@@ -94,8 +94,8 @@ class PgBouncer:
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="mt_paas_pgb_", dir="/tmp"))
         give(self._folder)
-        self._configure(self._folder)
         try:
+            self._configure(self._folder)
             self.start()
         except BaseException:
             self.__exit__(None, None, None)
