@@ -1,14 +1,17 @@
 -- Reads and writes of the tenant catalog. Values are bound; every object is schema-qualified.
 
 -- name: resolve
--- A catalog of version 1 does not answer heads and applied. The columns are the same in any version: a driver
--- may have prepared this on a connection that is open while the catalog is upgraded.
+-- A catalog of version 4 does not answer limits. The columns are the same in any version: a driver may have
+-- prepared this on a connection that is open while the catalog is upgraded.
 SELECT r.tenant_id, r.generation, r.state, r.state_reason, r.cluster, r.credentials, r.cell, r.login_role,
        r.schema_name, r.role_name, r.shared_schemas, r.cache_bound_s, r.catalog_version,
        CASE WHEN jsonb_typeof(a.answer -> 'heads') = 'array'
             THEN ARRAY(SELECT jsonb_array_elements_text(a.answer -> 'heads')) END AS heads,
        CASE WHEN jsonb_typeof(a.answer -> 'applied') = 'array'
-            THEN ARRAY(SELECT jsonb_array_elements_text(a.answer -> 'applied')) END AS applied
+            THEN ARRAY(SELECT jsonb_array_elements_text(a.answer -> 'applied')) END AS applied,
+       CAST(a.answer -> 'limits' ->> 'max_sessions' AS int) AS max_sessions,
+       CAST(a.answer -> 'limits' ->> 'statement_timeout_s' AS double precision) AS statement_timeout_s,
+       CAST(a.answer -> 'limits' ->> 'storage_bytes' AS bigint) AS storage_bytes
   FROM mt_paas.resolve(:name) r
  CROSS JOIN LATERAL to_jsonb(r) AS a(answer);
 
@@ -44,8 +47,46 @@ SELECT name, cluster, login_role
   FROM mt_paas.cell
  WHERE name = :name;
 
+-- name: shared_cells
+SELECT name, cluster, login_role
+  FROM mt_paas.cell
+ WHERE cluster = :cluster
+   AND login_role <> name
+ ORDER BY name;
+
+-- name: place_tenant
+-- Counts no further than to the size, and mostly in the newest cell alone. Each cell's tenants lie together in an index.
+UPDATE mt_paas.tenant t
+   SET cell = found.name,
+       placed_at = clock_timestamp()
+  FROM (SELECT c.name, c.cluster, c.login_role
+          FROM mt_paas.cell c
+         WHERE c.cluster = :cluster
+           AND c.login_role <> c.name
+           AND (SELECT count(*)
+                  FROM (SELECT FROM mt_paas.tenant o
+                         WHERE o.cell = c.name AND o.generation <> :generation LIMIT :size) o) < :size
+         ORDER BY c.created_at DESC, c.name
+         LIMIT 1) found
+ WHERE t.generation = :generation
+RETURNING found.name, found.cluster, found.login_role;
+
+-- name: set_cell
+UPDATE mt_paas.tenant
+   SET cell = :cell,
+       placed_at = clock_timestamp()
+ WHERE generation = :generation;
+
 -- name: next_generation
 SELECT nextval('mt_paas.tenant_generation');
+
+-- name: begin_tenant
+-- Who has a name; where nobody has, a generation for who will.
+SELECT f.found, CASE WHEN f.found IS NULL THEN nextval('mt_paas.tenant_generation') END AS fresh
+  FROM (SELECT (SELECT generation
+                  FROM mt_paas.tenant_name
+                 WHERE name = :name
+                   AND released_at IS NULL) AS found) f;
 
 -- name: insert_tenant
 -- The row first and then the name: another order could deadlock. Answers as `tenants` does.
@@ -58,6 +99,9 @@ WITH made AS (
     SELECT tenant_id, generation, 'id' FROM made
         ON CONFLICT (name) DO NOTHING
     RETURNING name
+), logged AS (
+    INSERT INTO mt_paas.event (actor, action, tenant_id, generation, outcome)
+    SELECT coalesce(:actor, session_user), 'create', tenant_id, generation, :outcome FROM made
 )
 SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.created_at, t.state_changed_at,
        c.cluster, k.credentials, t.cell, c.login_role, t.schema_name, t.role_name, ARRAY[]::text[] AS aliases,

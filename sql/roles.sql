@@ -14,6 +14,16 @@ COMMENT ON ROLE {owner} IS {description};
 -- name: create_group
 CREATE ROLE {group} NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
 
+-- name: one_places_at_a_time
+-- Who counts the tenants of cells, and puts one into a cell by that. Released with the transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('mt_paas.placement', 0));
+
+-- name: comment_login
+COMMENT ON ROLE {login} IS {description};
+
+-- name: may_connect
+SELECT pg_catalog.has_database_privilege(:login, current_database(), 'CONNECT');
+
 -- name: create_login
 CREATE ROLE {login} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS;
 

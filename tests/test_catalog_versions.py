@@ -18,7 +18,7 @@ from mt_paas_db.migrate.catalog import catalog_version, upgrade_catalog
 from tests.fleet import Route, Runner, Service
 from tests.ground_truth import server_state
 from tests.models import Note
-from tests.versions import NEXT_VERSION, init_version_1, init_version_2, init_version_3, set_version
+from tests.versions import NEXT_VERSION, init_version_1, init_version_2, init_version_3, init_version_4, set_version
 
 
 def _delete(manager: TenantManager) -> None:
@@ -59,7 +59,7 @@ def test_a_database_without_a_catalog_has_no_version(service: Service) -> None:
 
 
 def before_this(service: Service) -> None:
-    init_version_3(service.manager())
+    init_version_4(service.manager())
 
 
 def this(service: Service) -> None:
@@ -98,7 +98,7 @@ def test_a_tenant_made_before_the_next_version_is_served_after_it(fleet: Service
 
 
 def test_init_upgrades_the_version_before_and_loses_nothing(service: Service) -> None:
-    init_version_3(service.manager())
+    init_version_4(service.manager())
     old = service.manager()
     made = old.create("hallym", aliases=["chat.hallym.ac.kr"])
     with old.get_session("hallym") as session:
@@ -114,7 +114,7 @@ def test_init_upgrades_the_version_before_and_loses_nothing(service: Service) ->
     assert service.manager().doctor().ok
 
 
-@pytest.mark.parametrize(("install", "version"), [(init_version_1, 1), (init_version_2, 2)])
+@pytest.mark.parametrize(("install", "version"), [(init_version_1, 1), (init_version_2, 2), (init_version_3, 3)])
 def test_an_older_catalog_is_not_worked_with_and_is_upgraded_by_init(
     service: Service, install: Callable[[TenantManager], None], version: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_process_that_runs_while_the_catalog_is_upgraded_goes_on(
     request: pytest.FixtureRequest, service: Service, route: Route
 ) -> None:
     """Its driver has prepared the look-up by then, and the server refuses one whose answer has other columns."""
-    init_version_3(service.manager())
+    init_version_4(service.manager())
     service.manager().create("hallym")
     pooler = request.getfixturevalue("pgbouncer") if route.pooled else None
     runner = Runner(service.manager(pooler=pooler, cache_ttl_s=0, **route.options), route)

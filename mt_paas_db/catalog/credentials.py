@@ -3,9 +3,11 @@
 So the catalog holds no secret, and a new cluster needs no redeploy: the environment, the file or the
 user's own callable may learn of it while the service runs.
 
-A tenant with a login of its own is asked for as ``<entry>/<login role>``. Where the provider knows none, its DSN is
-the cluster's with that user and a password derived from the installation's login secret: HMAC-SHA-256 (RFC 2104)
-over the role's name, so that thousands of logins need one secret.
+A login of a cell, or of a single tenant, is asked for as ``<entry>/<login role>``. Where the provider knows none, its
+DSN is the cluster's with that user and a password derived from the installation's login secret: HMAC-SHA-256 (RFC
+2104) over the role's name, so that thousands of logins need one secret. Without one, a cell's password is derived from
+that of the app DSN, so that a fleet that grows beyond one cell needs no configuration; a tenant's own is not: whoever
+is given it could try, at leisure, what it was derived from.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Literal, Protocol
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.errors import ConfigurationError
 
@@ -33,10 +36,18 @@ class CredentialProvider(Protocol):
     def __call__(self, entry: str, purpose: Purpose, /) -> str | None: ...
 
 
-def login_url(settings: Settings, provider: CredentialProvider, entry: str, login: str) -> URL:
-    """Return the app DSN of a tenant's own login on the cluster of `entry`, as a URL whose driver is still open.
+_OF_A_CELL = "mt_paas_db login of a cell: "
+"""Keeps what is derived from the app DSN's password apart from whatever else is derived from the same text."""
 
-    Raises `ConfigurationError` where the provider knows none and there is no secret, or it names another user.
+
+def login_url(settings: Settings, provider: CredentialProvider, entry: str, login: str, *, tier: Tier) -> URL:
+    """Return the app DSN of a login on the cluster of `entry`, as a URL whose driver is still open.
+
+    `tier` is that of its tenants: `role` for the login of a cell, `login` for one tenant's own. Where the app DSN has
+    no password (peer, trust, certificates), neither has a cell's.
+
+    Raises `ConfigurationError` where the provider knows none of a tenant's own login and there is no secret, or it
+    names another user.
     """
     if provider(f"{entry}/{login}", "app"):
         url = cluster_url(provider, f"{entry}/{login}", "app")
@@ -45,18 +56,19 @@ def login_url(settings: Settings, provider: CredentialProvider, entry: str, logi
                 f"the app DSN of {f'{entry}/{login}'!r} logs in as {url.username!r}; the catalog has {login!r}"
             )
         return url
-    secret = settings.login_secret
-    if secret is None:
+    url = cluster_url(provider, entry, "app").set(username=login)
+    if settings.login_secret is not None:
+        return url.set(password=login_password(settings.login_secret.get_secret_value(), login))
+    if tier is Tier.LOGIN:
         raise ConfigurationError(
             f"no credentials for the login {login!r}; set MT_PAAS_DB_LOGIN_SECRET, "
             f"or let the credential provider answer for {f'{entry}/{login}'!r}"
         )
-    password = login_password(secret.get_secret_value(), login)
-    return cluster_url(provider, entry, "app").set(username=login, password=password)
+    return url if url.password is None else url.set(password=login_password(str(url.password), _OF_A_CELL + login))
 
 
 def login_password(secret: str, login: str) -> str:
-    """Return the password that a login role has by the installation's secret: 43 characters of ``A-Za-z0-9-_``."""
+    """Return the password that a login role has by a secret: 43 characters of ``A-Za-z0-9-_``."""
     digest = hmac.new(secret.encode(), login.encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 

@@ -221,12 +221,16 @@ class InstallationRoles:
 
     @property
     def login(self) -> SqlName:
-        """What the pool connects as; has no rights of its own."""
+        """What the pool of the first cell connects as; has no rights of its own."""
         return SqlName(f"{self.installation}_app")
 
-    def own_login(self, generation: int) -> SqlName:
-        """What the pool of one tenant of tier `login` connects as; no tenant's role can be called so (``app``)."""
-        return SqlName(f"{self.login}_{generation}")
+    def another_login(self, number: int) -> SqlName:
+        """What the pool of another cell, or of one tenant of tier `login`, connects as.
+
+        `number` is drawn from the generations, so that no login ever has the name of a former one. No tenant's role can
+        be called so (``app``).
+        """
+        return SqlName(f"{self.login}_{number}")
 
     @property
     def pooler(self) -> SqlName:

@@ -17,8 +17,10 @@ from mt_paas_db.catalog.identifiers import SqlName, TenantId, TenantName
 from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import (
     CATALOG_VERSION,
+    Cell,
     Event,
     Installation,
+    Limits,
     NameKind,
     Placement,
     Resolution,
@@ -65,7 +67,7 @@ def resolve(connection: Connection, name: TenantName, *, cluster: str) -> Resolu
     check_version(row["catalog_version"], cluster=cluster)
     if row["generation"] is None:
         raise UnknownTenantError(name)
-    return Resolution(placement=Placement(**row), **row)
+    return Resolution(placement=Placement(**row), limits=Limits(**row), **row)
 
 
 def check_version(found: int, *, cluster: str) -> None:
@@ -183,6 +185,30 @@ def find(connection: Connection, name: TenantName) -> Tenant | None:
     return by_generation(connection, generation) if generation is not None else None
 
 
+def begin_tenant(connection: Connection, name: TenantName) -> tuple[Tenant | None, int]:
+    """Return the tenant with this id or alias, or None and a generation for a new one; 0 where there is one."""
+    row = connection.execute(query(_FILE, "begin_tenant"), {"name": name}).mappings().one()
+    if row["found"] is not None and (tenant := by_generation(connection, row["found"])) is not None:
+        return tenant, 0
+    return None, row["fresh"] or next_generation(connection)
+
+
+def shared_cells(connection: Connection, *, cluster: str) -> list[Cell]:
+    """Return the cells that tenants share on a cluster, in the order of their names."""
+    rows = connection.execute(query(_FILE, "shared_cells"), {"cluster": cluster}).mappings()
+    return [Cell(**row) for row in rows]
+
+
+def place_tenant(connection: Connection, generation: int, *, cluster: str, size: int) -> Cell | None:
+    """Put a tenant into the newest cell that tenants share and that has fewer than `size` of them without it.
+
+    Return the cell, or None where none has room. The caller holds the lock of placement.
+    """
+    values = {"generation": generation, "cluster": cluster, "size": size}
+    row = connection.execute(query(_FILE, "place_tenant"), values).mappings().one_or_none()
+    return None if row is None else Cell(**row)
+
+
 def next_generation(connection: Connection) -> int:
     """Draw a generation. Never drawn again, even if the transaction rolls back."""
     return int(connection.execute(query(_FILE, "next_generation")).scalar_one())
@@ -197,8 +223,10 @@ def insert_tenant(
     state: TenantState,
     cell: str,
     sql_name: SqlName,
+    actor: str | None,
+    outcome: str,
 ) -> Tenant:
-    """Record a new tenant, and claim its id. It has no aliases yet.
+    """Record a new tenant, its creation in the lifecycle log, and claim its id. It has no aliases yet.
 
     Raises SQLAlchemy's `IntegrityError` where the id is in use, `NameReservedError` as `claim`.
     """
@@ -212,6 +240,8 @@ def insert_tenant(
             "cell": cell,
             "schema_name": sql_name,
             "role_name": sql_name,
+            "actor": actor,
+            "outcome": outcome,
         },
     )
     row = made.mappings().one()

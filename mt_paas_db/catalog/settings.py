@@ -104,7 +104,8 @@ class Settings(BaseSettings):
         shared_schemas: Schemas on every tenant's path after its own, for reference tables and types.
         canary: Tenants that a migration of the fleet tries first.
         tier: What keeps new tenants apart: ``role``, or ``login`` (a login and connections of its own for each).
-        login_secret: What the passwords of the tenants' own logins are derived from; 32 characters or more.
+        login_secret: What the passwords of cells' and tenants' own logins are derived from; 32 characters or more.
+        cell_size: Tenants of tier `role` that share a login role, at most. A new cell is made when all are full.
         guards: Guard a tenant's own tables: whatever was granted, no other tenant touches their rows.
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
@@ -132,6 +133,7 @@ class Settings(BaseSettings):
     canary: tuple[str, ...] = ()
     tier: Tier = Tier.ROLE
     login_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    cell_size: int = Field(default=64, ge=1)
     guards: bool = False
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, computed_field
 
 from mt_paas_db.catalog.identifiers import Tier
 
-CATALOG_VERSION = 4
+CATALOG_VERSION = 5
 """The catalog version this code is written for; it works with the one before and the one after."""
 
 
@@ -69,6 +69,20 @@ class Placement(_Value):
         return Tier.LOGIN if self.cell == self.login_role else Tier.ROLE
 
 
+class Cell(_Value):
+    """A group of tenants that connect as one login role, on one cluster; or one tenant, whose login is its own."""
+
+    name: str
+    cluster: str
+    login_role: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tier(self) -> Tier:
+        """That of its tenants."""
+        return Tier.LOGIN if self.name == self.login_role else Tier.ROLE
+
+
 class Tenant(_Value):
     """A row of the catalog. Times are aware, in the server's time zone."""
 
@@ -83,6 +97,24 @@ class Tenant(_Value):
     state_changed_at: datetime
 
 
+class Limits(_Value):
+    """What a tenant may use at most; None where there is no limit.
+
+    Attributes:
+        max_sessions: Sessions at once, in each process.
+        statement_timeout_s: Seconds that one statement may run.
+        storage_bytes: Bytes of its schema on disk, indexes and all; what is over makes it read-only when
+            ``mt-paas-db tenant usage --enforce`` looks.
+    """
+
+    max_sessions: int | None = None
+    statement_timeout_s: float | None = None
+    storage_bytes: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
 @lru_cache(maxsize=1_024)
 def _one_copy(revisions: frozenset[str]) -> frozenset[str]:
     """Return the set that equals `revisions`: a process may remember thousands of tenants at the same point."""
@@ -94,7 +126,7 @@ class Resolution(_Value):
 
     `cache_bound_s` is the longest time, in seconds, that a process may keep this answer. `heads` is where the
     tenant stands in the service's Alembic history, `applied` what has been applied to get there, the heads
-    included; None where the catalog has not recorded it, or is of version 1.
+    included; None where the catalog has not recorded it. A catalog before version 5 has no `limits`.
     """
 
     tenant_id: str
@@ -106,6 +138,7 @@ class Resolution(_Value):
     cache_bound_s: float
     heads: tuple[str, ...] | None = None
     applied: Annotated[frozenset[str], AfterValidator(_one_copy)] | None = None
+    limits: Limits = NO_LIMITS
 
 
 class Event(_Value):

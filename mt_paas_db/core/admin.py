@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, e
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, login_url
-from mt_paas_db.catalog.identifiers import InstallationRoles
+from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.scram import stable_verifier
@@ -58,7 +58,7 @@ class AdminTransaction:
         self.connection = connection
         self.roles = admin.roles
         self.cluster = admin.cluster
-        self.own_password = admin.own_password
+        self.password_of = admin.password_of
         self.installation: Installation | None = None  # whose catalog this is, once somebody has asked
 
     @cached_property
@@ -148,12 +148,15 @@ class Admin:
         self._settings = settings
         self._credentials = credentials
 
-    def own_password(self, entry: str, login: str) -> str | None:
-        """Return the password of a tenant's own login; None where its DSN has none, as with certificates.
+    def password_of(self, entry: str, login: str, *, tier: Tier) -> str | None:
+        """Return the password of a cell's login, or a tenant's own; None where its DSN has none, as with certificates.
 
         Raises `ConfigurationError` where its credentials are not known.
         """
-        password = login_url(self._settings, self._credentials, entry, login).password
+        if login == self.roles.login:
+            password = cluster_url(self._credentials, entry, "app").password
+        else:
+            password = login_url(self._settings, self._credentials, entry, login, tier=tier).password
         return None if password is None else str(password)
 
     @cached_property

@@ -17,6 +17,7 @@ from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import CATALOG_VERSION, Installation
 from mt_paas_db.core.admin import ROLE_EXISTS, Admin, AdminTransaction
+from mt_paas_db.core.cell_logins import keep_login
 from mt_paas_db.core.models import Models
 from mt_paas_db.core.tenant_schema import grant_schema, make_schema
 from mt_paas_db.errors import ConfigurationError, InstallationTakenError
@@ -53,6 +54,7 @@ def initialize(
                 registry.check_version(found, cluster=admin.cluster)
             if found is None or found < CATALOG_VERSION:
                 upgrade_catalog(connection)  # a newer one is left as it is: another process is ahead of us
+            _keep_cells(step, admin.cluster)
             step.run("control_usage", login=step.roles.login)
             step.run("control_resolve", login=step.roles.login)
             _answer_policies(step)
@@ -62,6 +64,18 @@ def initialize(
             if models is not None:
                 models.create_shared(connection)
             return registry.installation(connection, cluster=admin.cluster)
+
+
+def _keep_cells(step: AdminTransaction, cluster: str) -> None:
+    """Give the logins of all cells what they are to have, and the passwords that the present credentials say.
+
+    Of what is derived from the app DSN's password, nobody else notices that it has changed. One that was lost is made
+    again. The first cell's login is made before, and keeps its password.
+    """
+    for cell in registry.shared_cells(step.connection, cluster=cluster):
+        if cell.login_role != step.roles.login:
+            with step.as_oneself():
+                keep_login(step, cell)
 
 
 def _answer_policies(step: AdminTransaction) -> None:

@@ -37,9 +37,10 @@ from mt_paas_db.core.admin import ROLE_EXISTS, AdminTransaction, Named
 from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.install import DEFAULT_CELL
+from mt_paas_db.core.placement import ONE_PLACES_AT_A_TIME, place
 from mt_paas_db.core.removal import empty_schema
 from mt_paas_db.core.seed import Seed, plant
-from mt_paas_db.core.standing import admit, enter, join_group
+from mt_paas_db.core.standing import enter, join, join_group
 from mt_paas_db.core.tenant_schema import made_schema, make_schema
 from mt_paas_db.errors import ConfigurationError, ProvisioningError, TenancyError, TenantExistsError
 from mt_paas_db.migrate import message
@@ -133,12 +134,10 @@ class Provisioner:
 
     def _left_behind(self, order: _Order) -> Tenant | None:
         with self._changes.as_owner() as step:
-            return self._found(step, order)
+            return self._unfinished(registry.find(step.connection, TenantName(order.tenant_id)), order)
 
-    def _found(self, step: AdminTransaction, order: _Order) -> Tenant | None:
-        """Return a tenant of this id that a former creation left behind. Raises `TenantExistsError` for another."""
-        self._server_version = step.oneself.version
-        found = registry.find(step.connection, TenantName(order.tenant_id))
+    def _unfinished(self, found: Tenant | None, order: _Order) -> Tenant | None:
+        """Return `found` if a former creation of this id left it behind. Raises `TenantExistsError` for another."""
         if found is None or found.tenant_id != order.tenant_id:
             return None  # a former id or an alias of another is refused when the name is claimed
         if found.state is not TenantState.PROVISIONING:
@@ -152,12 +151,21 @@ class Provisioner:
 
     def _at_once(self, order: _Order) -> Tenant:
         with self._turn(), self._changes.as_owner() as step:
-            if left := self._found(step, order):
+            self._server_version = step.oneself.version
+            found, generation = registry.begin_tenant(step.connection, TenantName(order.tenant_id))
+            if left := self._unfinished(found, order):
                 raise _UnfinishedError(left)
-            tenant = self._make_empty(step, order, TenantState.ACTIVE)
+            tenant = self._make_empty(step, order, TenantState.ACTIVE, generation)
             self._build(step, tenant)
-            admit(step, tenant)
-            self._finish(step, tenant, order)
+            if order.seed is None:
+                join_group(step, tenant, ONE_PLACES_AT_A_TIME)
+            else:  # it may take its time, and needs no cell
+                join_group(step, tenant)
+                plant(step, tenant, self._changes.installation(step), order.seed)
+                step.run_all(ONE_PLACES_AT_A_TIME)
+            self._record_revisions(step, tenant)
+            tenant = place(step, tenant, size=self._changes.settings.cell_size)
+            join(step, tenant)
             return tenant
 
     def _turn(self) -> AbstractContextManager[Any]:
@@ -178,14 +186,13 @@ class Provisioner:
     def _begin(self, order: _Order) -> Tenant:
         with self._changes.as_owner() as step:
             tenant = self._make_empty(step, order, TenantState.PROVISIONING)
-            join_group(step, tenant)
-            self._changes.record(step, "create", tenant, order.actor, outcome="started")
-            return tenant
+            join_group(step, tenant, ONE_PLACES_AT_A_TIME)
+            return place(step, tenant, size=self._changes.settings.cell_size)
 
     def _complete(self, order: _Order, tenant: Tenant) -> Tenant:
         """Build a tenant that is recorded already, and make it active. Its row is locked all the while."""
         with self._turn(), self._changes.as_owner() as step:
-            self._hold(step, tenant)
+            tenant = self._hold(step, tenant)
             self._begin_anew(tenant)
             if self._blueprint.scripts is None:
                 self._build(step, tenant)
@@ -204,10 +211,14 @@ class Provisioner:
                 if alias not in tenant.aliases:
                     registry.claim(step.connection, alias, tenant.generation, NameKind.ALIAS)
             enter(step, tenant, TenantState.ACTIVE)
-            self._finish(step, tenant, order)
+            if order.seed is not None:
+                plant(step, tenant, self._changes.installation(step), order.seed)
+            self._changes.record(step, "create", tenant, order.actor)
+            self._record_revisions(step, tenant)
             return registry.get(step.connection, TenantName(order.tenant_id))
 
-    def _hold(self, step: AdminTransaction, tenant: Tenant) -> None:
+    def _hold(self, step: AdminTransaction, tenant: Tenant) -> Tenant:
+        """Lock the row of a tenant that is being created, and return the tenant as it is now."""
         try:
             held = registry.lock(step.connection, tenant.generation, nowait=True)
         except DBAPIError as error:
@@ -220,6 +231,7 @@ class Provisioner:
         # The server keeps the snapshot of a query with bound values until the next plain statement, and
         # CREATE INDEX CONCURRENTLY on another connection would wait for it for ever.
         step.run("admin_path")
+        return now
 
     def _begin_anew(self, tenant: Tenant) -> None:
         """Give the tenant an empty schema, whatever an earlier attempt left in the old one. Commits."""
@@ -231,10 +243,15 @@ class Provisioner:
 
     # -- the steps, all as the owner
 
-    def _make_empty(self, step: AdminTransaction, order: _Order, state: TenantState) -> Tenant:
-        """Make the role, the schema and the row of a tenant, without tables."""
+    def _make_empty(
+        self, step: AdminTransaction, order: _Order, state: TenantState, generation: int | None = None
+    ) -> Tenant:
+        """Make the role, the schema and the row of a tenant, without tables, and its line in the log.
+
+        At tier `role` it is recorded in the first cell for now: where it stays is decided at the end.
+        """
         connection = step.connection
-        generation, name, login = self._make_roles_and_schema(step, order)
+        generation, name, login = self._make_roles_and_schema(step, order, generation)
         if login is not None:
             registry.run(connection, "insert_cell", name=login, cluster=step.cluster, login_role=login)
         try:
@@ -246,6 +263,8 @@ class Provisioner:
                 state=state,
                 cell=DEFAULT_CELL if login is None else login,
                 sql_name=name,
+                actor=order.actor or step.oneself.name,
+                outcome="done" if state is TenantState.ACTIVE else "started",
             )
         except IntegrityError as error:
             raise TenantExistsError(order.tenant_id) from error
@@ -253,17 +272,23 @@ class Provisioner:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
         return registry.get(connection, TenantName(order.tenant_id)) if order.aliases else tenant
 
-    def _make_roles_and_schema(self, step: AdminTransaction, order: _Order) -> tuple[int, SqlName, SqlName | None]:
-        """Return a new tenant's generation, the name of its role and schema, and its own login where it has one."""
+    def _make_roles_and_schema(
+        self, step: AdminTransaction, order: _Order, drawn: int | None
+    ) -> tuple[int, SqlName, SqlName | None]:
+        """Return a new tenant's generation, the name of its role and schema, and its own login where it has one.
+
+        The generation is `drawn`, if it was drawn already and its names are free.
+        """
         installation, tenant_id = self._changes.installation(step), order.tenant_id
         tier = order.tier or self._changes.settings.tier
         for _ in range(_NAME_ATTEMPTS):
-            generation = registry.next_generation(step.connection)
+            generation = drawn or registry.next_generation(step.connection)
+            drawn = None
             name = tenant_sql_name(step.roles.installation, tenant_id, generation, opaque=installation.opaque_names)
             roles: list[Named] = [("create_tenant_role", {"role": name})]
-            login = step.roles.own_login(generation) if tier is Tier.LOGIN else None
+            login = step.roles.another_login(generation) if tier is Tier.LOGIN else None
             if login is not None:
-                step.own_password(step.cluster, login)  # or there are no credentials for it
+                step.password_of(step.cluster, login, tier=Tier.LOGIN)  # or there are no credentials for it
                 roles.append(("create_own_login", {"login": login}))
             try:
                 step.run_all(
@@ -352,11 +377,7 @@ class Provisioner:
                 f"a revision of {scripts.location!r} failed, {outcome}: {type(error).__name__}: {what[0]}",
             ) from error
 
-    def _finish(self, step: AdminTransaction, tenant: Tenant, order: _Order) -> None:
-        """Plant the seed, and record what was done."""
-        if order.seed is not None:
-            plant(step, tenant, self._changes.installation(step), order.seed)
-        self._changes.record(step, "create", tenant, order.actor)
+    def _record_revisions(self, step: AdminTransaction, tenant: Tenant) -> None:
         if (scripts := self._blueprint.scripts) is not None:
             registry.record_revisions(step.connection, tenant.generation, scripts.heads, self._blueprint.closure)
 

@@ -50,11 +50,6 @@ def join(step: AdminTransaction, tenant: Tenant) -> None:
     step.run_as_oneself(*_login_joins(step, tenant))
 
 
-def admit(step: AdminTransaction, tenant: Tenant) -> None:
-    """Let a new tenant's role use what is shared, and the login take that role. Acts as the owner, and ends so."""
-    step.run_as_oneself(_joins_group(step, tenant), *_login_joins(step, tenant))
-
-
 def end_backends(step: AdminTransaction, tenant: Tenant) -> None:
     """End the connections of a closed tenant's own login, once that it is closed was committed. Acts as the admin."""
     login = tenant.placement.login_role
@@ -67,13 +62,10 @@ def end_backends(step: AdminTransaction, tenant: Tenant) -> None:
         step.run("admin_leaves_role" if step.oneself.version >= 160_000 else "admin_leaves_role_15", role=login)
 
 
-def join_group(step: AdminTransaction, tenant: Tenant) -> None:
-    """Let a new tenant's role use what is shared, and nobody take it yet. Acts as the owner, and ends so."""
-    step.run_as_oneself(_joins_group(step, tenant))
-
-
-def _joins_group(step: AdminTransaction, tenant: Tenant) -> Named:
-    return ("group_joins", {"group": step.roles.group, "role": tenant.placement.role_name})
+def join_group(step: AdminTransaction, tenant: Tenant, *then: Named) -> None:
+    """Let a new tenant's role use what is shared, and nobody take it yet. Acts as the owner for `then`, and ends so."""
+    joins: Named = ("group_joins", {"group": step.roles.group, "role": tenant.placement.role_name})
+    step.run_all(*step.by_oneself(joins), *then)
 
 
 def _login_joins(step: AdminTransaction, tenant: Tenant) -> list[Named]:
@@ -86,7 +78,8 @@ def _login_joins(step: AdminTransaction, tenant: Tenant) -> list[Named]:
 
 def _own_login_opens(step: AdminTransaction, tenant: Tenant) -> list[Named]:
     placement = tenant.placement
-    login, password = placement.login_role, step.own_password(placement.credentials, placement.login_role)
+    login = placement.login_role
+    password = step.password_of(placement.credentials, login, tier=Tier.LOGIN)
     shared = step.installation.shared_schemas if step.installation is not None else ()
     path = sql.SQL(", ").join(sql.Identifier(name) for name in (placement.schema_name, *shared, "pg_temp"))
     database = step.oneself.database

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import mt_paas_db.session.dialects  # noqa: F401  (registers the pinned dialects)
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, login_url
-from mt_paas_db.catalog.identifiers import InstallationRoles
+from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
@@ -29,7 +29,7 @@ from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault, when_
 Role = Literal["tenant", "catalog"]
 
 _Key = tuple[str, Role, str | None]
-"""Credentials entry, what the engine is for, and the login role where it is not the installation's."""
+"""Credentials entry, what the engine is for, and the login role where it is not the first cell's."""
 
 MOST_OWN = 32
 """Of how many tenants with a login of their own a process, or an event loop, keeps connections."""
@@ -55,6 +55,7 @@ class Engines:
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
         self._used: dict[_Key, float] = {}
+        self._tiers: dict[tuple[str, str | None], Tier] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._blocking: dict[_Key, Engine] = {}
         self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]]
@@ -134,6 +135,7 @@ class Engines:
     def _own_login(self, placement: Placement) -> str | None:
         if placement.login_role == self._shared_login:
             return None
+        self._tiers[placement.credentials, placement.login_role] = placement.tier
         self._used[placement.credentials, "tenant", placement.login_role] = time.monotonic()
         return placement.login_role
 
@@ -141,7 +143,8 @@ class Engines:
         """Return the DSN of sessions, as it is now, as a URL whose driver is still open."""
         if login is None:
             return cluster_url(self._credentials, entry, "app")
-        return login_url(self._settings, self._credentials, entry, login)
+        tier = self._tiers.get((entry, login), Tier.LOGIN)
+        return login_url(self._settings, self._credentials, entry, login, tier=tier)
 
     def _url(self, key: _Key, driver: Driver, *, suffix: str = "") -> URL:
         entry, role, login = key
