@@ -9,7 +9,7 @@ from typing import Literal
 from sqlalchemy import URL
 
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, login_url
-from mt_paas_db.catalog.identifiers import InstallationRoles, SqlName
+from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.scram import is_verifier_of, stable_verifier
 from mt_paas_db.catalog.settings import Settings
@@ -77,7 +77,7 @@ def read_fleet(settings: Settings, credentials: CredentialProvider, admin: Admin
         cells = [Cell(name=row.name, login=row.login, tenants=row.tenants, own=row.own) for row in rows]
         stored = _stored(step, [cell.login for cell in cells])
         limits = step.connection.execute(query("pooler", "limits")).one()
-    logins = tuple(_login(settings, credentials, admin, cell, stored) for cell in cells)
+    logins = tuple(_login(admin, cell, stored) for cell in cells)
     return PoolerFleet(
         settings.installation, admin.cluster, _server(app, to_server, limits.max_connections, limits.reserved), logins
     )
@@ -93,7 +93,7 @@ def read_logins(admin: Admin) -> tuple[Cell, ...]:
 def pooler_password(settings: Settings, credentials: CredentialProvider, entry: str) -> str:
     """Return the password of the role that PgBouncer looks logins up as. Raises `ConfigurationError` for none."""
     role = InstallationRoles(settings.installation).pooler
-    password = login_url(settings, credentials, entry, role).password
+    password = login_url(settings, credentials, entry, role, tier=Tier.LOGIN).password
     if password is None or not str(password).isascii():
         raise ConfigurationError(
             f"PgBouncer looks logins up as {role!r}, which needs a password of ASCII characters; set "
@@ -111,15 +111,9 @@ def _stored(step: AdminTransaction, logins: list[str]) -> Mapping[str, str | Lit
     return {row.rolname: row.rolpassword for row in held}
 
 
-def _login(
-    settings: Settings,
-    credentials: CredentialProvider,
-    admin: Admin,
-    cell: Cell,
-    stored: Mapping[str, str | Literal[False] | None],
-) -> Login:
+def _login(admin: Admin, cell: Cell, stored: Mapping[str, str | Literal[False] | None]) -> Login:
     try:
-        password = _password(settings, credentials, admin, cell.login)
+        password = admin.password_of(admin.cluster, cell.login, tier=Tier.LOGIN if cell.own else Tier.ROLE)
     except ConfigurationError as error:
         return Login(cell, None, None, str(error))
     if cell.login not in stored:
@@ -138,15 +132,6 @@ def _login(
             cell, held, "server", "the password of its credentials is not the one that the server has; set one of them"
         )
     return Login(cell, held, "server")
-
-
-def _password(settings: Settings, credentials: CredentialProvider, admin: Admin, login: str) -> str | None:
-    url = (
-        cluster_url(credentials, admin.cluster, "app")
-        if login == admin.roles.login
-        else login_url(settings, credentials, admin.cluster, SqlName(login))
-    )
-    return None if url.password is None else str(url.password)
 
 
 def _server(app: URL, to_server: URL, max_connections: int, reserved: int) -> Server:
