@@ -67,7 +67,7 @@ def make_cases(ground: Ground, route: Route, loop: asyncio.Runner, *, port: int 
     """Return plain, naive and ours on one route; `port` overrides the port that clients connect to."""
     plain = _engine_url(ground.dsn(ground.plain_login, pooled=route.pooled, port=port), route)
     login = _engine_url(ground.dsn(ground.service.login, pooled=route.pooled, port=port), route)
-    manager = ground.manager(route, port=port, **POOL)
+    manager = ground.manager(route, port=port, pool_size=POOL["pool_size"])
     if route.is_async:
         return [
             _async_case(PLAIN, route, loop, *_plain_async(plain, route)),

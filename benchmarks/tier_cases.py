@@ -96,7 +96,7 @@ def _plain(ground: TierGround, route: Route, work: Work) -> Case:
 
 
 def _blocking(ground: TierGround, way: Way, route: Route, work: Work) -> Case:
-    manager = ground.manager(way, route, **POOL)
+    manager = ground.manager(way, route, pool_size=POOL["pool_size"])
 
     def transaction(tenant: int, row: int) -> Any:
         with manager.get_session(ground.tenants[tenant]) as session:
@@ -131,7 +131,7 @@ def _plain_async(ground: TierGround, route: Route, loop: asyncio.Runner, work: W
 
 
 def _async(ground: TierGround, way: Way, route: Route, loop: asyncio.Runner, work: Work) -> Case:
-    manager = ground.manager(way, route, **POOL)
+    manager = ground.manager(way, route, pool_size=POOL["pool_size"])
 
     async def transaction(tenant: int, row: int) -> Any:
         async with manager.get_session(ground.tenants[tenant]) as session:

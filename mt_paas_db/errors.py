@@ -9,7 +9,11 @@
     │   └── RevisionError               a revision that is not there, or cannot be reached from where a tenant stands
     ├── InvalidIdentifierError          (also a ValueError) an id, alias or installation name is malformed
     ├── ServerError            .cluster
-    │   ├── ServerUnavailableError      cannot connect: wrong DSN, server down, password refused
+    │   ├── ServerUnavailableError .login    cannot connect, or the connection was ended: wrong DSN, server down
+    │   │   ├── ConnectionLimitError    the server, the role, the database or the pooler takes no more connections
+    │   │   └── LoginRefusedError       password refused, or the role is gone or may not log in
+    │   ├── ReadOnlyServerError         a write reached a standby
+    │   ├── PoolExhaustedError .cell .tenant_id ...  nobody gave a connection, or a place, back in time
     │   ├── MissingRightsError          the admin's role may not do what the step needs
     │   ├── PoolerModeError             the pooler behind the app DSN breaks transactions or statements
     │   ├── PoolerConsoleError          PgBouncer's console does not answer, or not to this user
@@ -110,7 +114,67 @@ class ServerError(TenancyError):
 
 
 class ServerUnavailableError(ServerError):
-    """No connection could be made: wrong DSN, server down, or password refused."""
+    """No connection could be made, or the server ended it. ``login`` is who tried, where a login role is at fault."""
+
+    def __init__(self, cluster: str, message: str, *, login: str | None = None) -> None:
+        super().__init__(cluster, message)
+        self.login = login
+
+
+class ConnectionLimitError(ServerUnavailableError):
+    """The server, the role, the database or the pooler takes no more connections."""
+
+
+class LoginRefusedError(ServerUnavailableError):
+    """The server, or the pooler, does not let this login in: wrong password, no such role, or one without LOGIN."""
+
+
+class ReadOnlyServerError(ServerError):
+    """A write reached a standby; nothing was changed."""
+
+
+class PoolExhaustedError(ServerError):
+    """Nobody gave a connection back in time; nothing was sent.
+
+    What is saturated is this process's budget of connections, or (``tenant_id`` is set) the tenant's own limit of
+    sessions. ``limit`` is how many there are, ``holders`` who had how many in use, by cell, those with most first;
+    ``waiting`` how many others waited, ``oldest_use_s`` for how long the longest was in use, ``waited_s`` the caller.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        cell: str,
+        waited_s: float,
+        limit: int,
+        holders: tuple[tuple[str, int], ...] = (),
+        waiting: int = 0,
+        oldest_use_s: float = 0.0,
+        tenant_id: str | None = None,
+    ) -> None:
+        longest = f"the longest for {oldest_use_s:.1f} s"
+        if tenant_id is not None:
+            message = (
+                f"tenant {tenant_id!r} has all {limit} of the sessions that its limit allows in a process, {longest}; "
+                f"none was over within {waited_s:.1f} s. End sessions sooner, or raise the tenant's max_sessions"
+            )
+        else:
+            most = ", ".join(f"{name} {count}" for name, count in holders[:5])
+            more = f" and {len(holders) - 5} cells more" if len(holders) > 5 else ""
+            message = (
+                f"no connection for cell {cell!r} within {waited_s:.1f} s: all {limit} of this process are in use ({most}"
+                f"{more}), {longest}, and {waiting} others wait. Look for sessions that stay open, or raise "
+                "MT_PAAS_DB_POOL_SIZE where the server has room"
+            )
+        super().__init__(cluster, message)
+        self.cell = cell
+        self.waited_s = waited_s
+        self.limit = limit
+        self.holders = holders
+        self.waiting = waiting
+        self.oldest_use_s = oldest_use_s
+        self.tenant_id = tenant_id
 
 
 class MissingRightsError(ServerError):

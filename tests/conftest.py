@@ -174,6 +174,6 @@ def route(request: pytest.FixtureRequest) -> Route:
 def runner(request: pytest.FixtureRequest, fleet: Service, route: Route) -> Iterator[Runner]:
     """Runs scenarios on `route`, with a pool of one connection that all tenants share."""
     pooler = request.getfixturevalue("pgbouncer") if route.pooled else None
-    made = Runner(fleet.manager(pooler=pooler, pool_size=1, max_overflow=0, pool_timeout_s=5, **route.options), route)
+    made = Runner(fleet.manager(pooler=pooler, pool_size=1, pool_timeout_s=5, **route.options), route)
     yield made
     made.close()

@@ -13,7 +13,6 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.queries import queries
@@ -21,6 +20,7 @@ from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
     LockedError,
     PlacementChangedError,
+    PoolExhaustedError,
     SchemaMissingError,
     ServerUnavailableError,
     TenantNotReadyError,
@@ -85,7 +85,7 @@ def test_a_server_restart_is_survived(own_server: PostgresServer, chosen: Route,
     for tenant_id in ("hallym", "korea"):
         admin.create(tenant_id)
     pooler = bouncer_for(service).__enter__() if chosen.pooled else None
-    runner = Runner(service.manager(pooler=pooler, pool_size=1, max_overflow=0, **chosen.options), chosen)
+    runner = Runner(service.manager(pooler=pooler, pool_size=1, **chosen.options), chosen)
     try:
         runner.run("hallym", lambda session: session.add(Note(body="kept")))
         own_server.restart(immediately=immediately)
@@ -99,11 +99,12 @@ def test_a_server_restart_is_survived(own_server: PostgresServer, chosen: Route,
 
 
 def test_an_exhausted_pool_says_so_and_recovers(fleet: Service) -> None:
-    manager = fleet.manager(pool_size=1, max_overflow=0, pool_timeout_s=0.2)
+    manager = fleet.manager(pool_size=1, pool_timeout_s=0.2)
     with manager.get_session("hallym") as holder:
         tenant_of(holder)
-        with pytest.raises(PoolTimeoutError), manager.get_session("korea") as waiting:
+        with pytest.raises(PoolExhaustedError, match="all 1 of this process") as caught, manager.get_session("korea") as waiting:
             tenant_of(waiting)
+        assert (caught.value.cell, caught.value.holders) == (fleet.login, ((fleet.login, 1),))
 
     with manager.get_session("korea") as session:
         assert tenant_of(session) == "korea"
@@ -113,7 +114,7 @@ def test_an_exhausted_pool_says_so_and_recovers(fleet: Service) -> None:
 def test_a_task_cancelled_anywhere_leaves_no_tenant_behind(fleet: Service, chosen: Route) -> None:
     """Cancel hallym's task ever later, from before it entered until it is through; look as korea after each."""
     pooler = bouncer_for(fleet).__enter__() if chosen.pooled else None
-    manager = fleet.manager(pooler=pooler, pool_size=1, max_overflow=0, pool_timeout_s=10, **chosen.options)
+    manager = fleet.manager(pooler=pooler, pool_size=1, pool_timeout_s=10, **chosen.options)
     reached: set[str] = set()
 
     async def victim() -> None:
@@ -199,7 +200,7 @@ def test_a_new_connection_whose_set_up_was_cancelled_is_closed(
 
 def test_pgbouncer_restarted_under_us(fleet: Service) -> None:
     with bouncer_for(fleet) as pooler:
-        manager = fleet.manager(pooler=pooler, pool_size=1, max_overflow=0)
+        manager = fleet.manager(pooler=pooler, pool_size=1)
         with manager.get_session("hallym") as session:
             tenant_of(session)
         pooler.restart()

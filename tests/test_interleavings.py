@@ -170,7 +170,7 @@ class World:
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.is_async], ids=str)
 def test_whatever_happens_each_tenant_reads_what_it_wrote(standing: Service, route: Route) -> None:
     pooler = bouncer_for(standing).__enter__() if route.pooled else None
-    manager = standing.manager(pooler=pooler, pool_size=2, max_overflow=0, pool_timeout_s=20, **route.options)
+    manager = standing.manager(pooler=pooler, pool_size=2, pool_timeout_s=20, **route.options)
 
     @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
     @given(program=programs)
@@ -200,7 +200,7 @@ def test_twin_with_session_level_settings_the_property_fails(
 
     monkeypatch.setattr(pin_module.Pin, "begin_message", lazy)
     monkeypatch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT")
-    manager = standing.manager(pool_size=1, max_overflow=0, pool_timeout_s=20)
+    manager = standing.manager(pool_size=1, pool_timeout_s=20)
     program = [(tenant, step) for _ in range(2) for tenant in TENANTS for step in ("write", "commit", "read")]
 
     with pytest.raises(BaseException):  # noqa: B017, PT011  (a wrong read, or an error of the server)

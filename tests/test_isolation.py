@@ -52,7 +52,7 @@ def standing(request: pytest.FixtureRequest, server: PostgresServer) -> Iterator
         for tenant_id in ("hallym", "korea"):
             manager.create(tenant_id)
         pooler = stack.enter_context(bouncer_for(service)) if route.pooled else None
-        one = service.manager(pooler=pooler, pool_size=1, max_overflow=0, pool_timeout_s=5, **route.options)
+        one = service.manager(pooler=pooler, pool_size=1, pool_timeout_s=5, **route.options)
         runner = Runner(one, route)
         stack.callback(runner.close)
         yield runner, seed(runner)

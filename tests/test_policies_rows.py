@@ -87,7 +87,7 @@ def fleet(service: Service) -> Service:
 @pytest.fixture
 def runner(request: pytest.FixtureRequest, fleet: Service, route: Route) -> Iterator[Runner]:
     pooler = request.getfixturevalue("pgbouncer") if route.pooled else None
-    one = {"pool_size": 1, "max_overflow": 0, "pool_timeout_s": 5, **OPTIONS}
+    one = {"pool_size": 1, "pool_timeout_s": 5, **OPTIONS}
     made = Runner(fleet.manager(pooler=pooler, **one, **route.options), route)
     yield made
     made.close()

@@ -22,7 +22,7 @@ _UNTIL_PREPARED = 8  # psycopg prepares a statement at its sixth use, asyncpg at
 
 
 def behind(pooler: PgBouncer, service: Service, route: Route, *, profile: str) -> Runner:
-    settings = service.settings(pooler=pooler, pool_size=1, max_overflow=0, **route.options)
+    settings = service.settings(pooler=pooler, pool_size=1, **route.options)
     cluster = settings.clusters["main"].model_copy(update={"pooler": profile})
     manager = TenantManager(settings.model_copy(update={"clusters": {"main": cluster}}), models=service.models)
     return Runner(manager, route)

@@ -36,7 +36,7 @@ def manager(service: Service, request: pytest.FixtureRequest) -> TenantManager:
 
 @pytest.fixture
 def runner(fleet: Service, manager: TenantManager, route: Route) -> Iterator[Runner]:
-    options = {"login_secret": SECRET, "pool_size": 1, "max_overflow": 0, "pool_timeout_s": 5, **route.options}
+    options = {"login_secret": SECRET, "pool_size": 1, "pool_timeout_s": 5, **route.options}
     own = {t.placement.login_role for t in manager.list()} - {fleet.login}
     passwords = {login: password_of(login) for login in own}
     with bouncer_for(fleet, also=passwords) if route.pooled else nullcontext() as pooler:

@@ -101,7 +101,7 @@ def lines(wire: Wire, fleet: Service, route: Route) -> Iterator[Lines]:
     dsn = f"postgresql://{fleet.login}:{PASSWORD}@127.0.0.1:{wire.port}/{fleet.database}"
     pooler = "pgbouncer" if route.pooled else "direct"
     cluster = ClusterSettings.model_validate({"app_dsn": dsn, "pooler": pooler})
-    pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0}
+    pool: dict[str, Any] = {"pool_size": 1}
     settings = load_settings(installation=fleet.name, clusters={"main": cluster}, **pool, **route.options)
     runner = Runner(TenantManager(settings), route)
     plain, close = plain_line(dsn, route, pool)

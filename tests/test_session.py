@@ -309,7 +309,7 @@ def test_one_manager_serves_several_event_loops(fleet: Service) -> None:
 
 
 def test_threads_share_a_manager(fleet: Service) -> None:
-    manager = fleet.manager(pool_size=2, max_overflow=0)
+    manager = fleet.manager(pool_size=2)
     wrong: list[object] = []
 
     def work(tenant: str) -> None:

@@ -71,7 +71,9 @@ def test_every_setting_comes_from_the_environment(environment: Environment) -> N
         ASYNC_DRIVER="asyncpg",
         CACHE_TTL_S="0.5",
         POOL_SIZE="7",
-        MAX_OVERFLOW="0",
+        POOL_IDLE_S="90",
+        POOL_MAX_TENANTS="8",
+        POOLING="none",
         POOL_TIMEOUT_S="3",
         POOL_RECYCLE_S="60",
         POOL_PRE_PING="1",
@@ -83,7 +85,8 @@ def test_every_setting_comes_from_the_environment(environment: Environment) -> N
     assert settings.shared_schemas == ("reference", "types")
     assert settings.opaque_names is True
     assert (settings.async_driver, settings.cache_ttl_s, settings.pool_size) == ("asyncpg", 0.5, 7)
-    assert (settings.max_overflow, settings.pool_timeout_s, settings.pool_recycle_s) == (0, 3, 60)
+    assert (settings.pool_timeout_s, settings.pool_recycle_s, settings.pool_idle_s) == (3, 60, 90)
+    assert (settings.pool_max_tenants, settings.pooling) == (8, "none")
     assert (settings.pool_pre_ping, settings.connect_timeout_s) == (True, 2.5)
     assert (settings.home, settings.models) == ("main", "tests.models:Base")
 
@@ -107,7 +110,7 @@ def test_all_faults_are_listed_by_their_environment_names(environment: Environme
         CLUSTERS__MAIN__APP_DNS=DSN,
         ASYNC_DRIVER=SECRET,
         POOL_SIZE="0",
-        MAX_OVERFLOW="-1",
+        POOL_MAX_TENANTS="0",
         CACHE_TTL_S=SECRET,
         POOL_TIMEOUT_S="0",
         CONNECT_TIMEOUT_S="nan",
@@ -119,7 +122,7 @@ def test_all_faults_are_listed_by_their_environment_names(environment: Environme
         "CLUSTERS__MAIN__APP_DNS",
         "ASYNC_DRIVER",
         "POOL_SIZE",
-        "MAX_OVERFLOW",
+        "POOL_MAX_TENANTS",
         "CACHE_TTL_S",
         "POOL_TIMEOUT_S",
         "CONNECT_TIMEOUT_S",
@@ -182,7 +185,7 @@ def test_an_argument_that_is_like_no_setting_is_told_all(environment: Environmen
 
 def test_a_variable_that_is_no_setting_is_left_alone(environment: Environment) -> None:
     environment(INSTALLATION="chat", POOLSIZE="3", CLUSTERSS="x", PG_BIN="/usr/lib")
-    assert load_settings().pool_size == 5
+    assert load_settings().pool_size == 15
 
 
 @pytest.mark.parametrize("schemas", ['["pg_x"]', '["public"]', '["mt_paas"]', '["a", "B"]', '["a\\""]'])
@@ -225,7 +228,7 @@ def test_a_pooler_is_refused(pooler: str) -> None:
         ClusterSettings(pooler=pooler)
 
 
-@pytest.mark.parametrize("setting", ["cache_ttl_s", "connect_timeout_s", "pool_timeout_s", "pool_recycle_s"])
+@pytest.mark.parametrize("setting", ["cache_ttl_s", "connect_timeout_s", "pool_timeout_s", "pool_recycle_s", "pool_idle_s"])
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, -1])
 def test_a_time_that_no_driver_can_wait_is_refused(environment: Environment, setting: str, seconds: float) -> None:
     environment(INSTALLATION="chat")

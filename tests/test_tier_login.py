@@ -77,13 +77,13 @@ def fleet(service: Service, manager: TenantManager) -> Service:
 @pytest.fixture
 def runner(fleet: Service, manager: TenantManager, route: Route) -> Iterator[Runner]:
     if not route.pooled:
-        made = Runner(fleet.manager(login_secret=SECRET, pool_size=1, max_overflow=0, **route.options), route)
+        made = Runner(fleet.manager(login_secret=SECRET, pool_size=1, **route.options), route)
         yield made
         made.close()
         return
     with bouncer_for(fleet, also={login: password_of(login) for login in logins(manager)}) as pooler:
         made = Runner(
-            fleet.manager(pooler=pooler, login_secret=SECRET, pool_size=1, max_overflow=0, **route.options), route
+            fleet.manager(pooler=pooler, login_secret=SECRET, pool_size=1, **route.options), route
         )
         yield made
         made.close()

@@ -222,7 +222,6 @@ def through(wire: Wire, service: Service, route: Route) -> Iterator[Runner]:
         installation=service.name,
         clusters={"main": ClusterSettings.model_validate({"app_dsn": dsn})},
         pool_size=1,
-        max_overflow=0,
         **route.options,
     )
     runner = Runner(TenantManager(settings), route)

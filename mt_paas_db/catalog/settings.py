@@ -110,7 +110,13 @@ class Settings(BaseSettings):
         opaque_names: Put random characters instead of the tenant's id into role and schema names.
         async_driver: The driver of ``async with``: ``psycopg`` or ``asyncpg`` (extra of that name).
         cache_ttl_s: Seconds a process may remember where a tenant lives; the catalog's bound cuts it.
-        pool_size, max_overflow, pool_timeout_s, pool_recycle_s, pool_pre_ping: SQLAlchemy's QueuePool.
+        pool_size: Most connections of this process for tenants, shared by all cells, blocking and asyncio.
+        pool_timeout_s: Seconds to wait for one of them.
+        pool_recycle_s: Seconds after which a connection is replaced.
+        pool_idle_s: Seconds after which one that nobody uses is closed.
+        pool_max_tenants: How many tenants one connection serves before it is closed; without a pooler only.
+        pool_pre_ping: Ask a connection whether it lives before each use.
+        pooling: ``process``, or ``none``: each session connects anew, to a pooler close by.
         connect_timeout_s: Seconds to wait for a connection.
     """
 
@@ -138,11 +144,13 @@ class Settings(BaseSettings):
     opaque_names: bool = False
     async_driver: Literal["psycopg", "asyncpg"] = "psycopg"
     cache_ttl_s: float = Field(default=30.0, ge=0, le=_DAY_S, allow_inf_nan=False)
-    pool_size: int = Field(default=5, ge=1)
-    max_overflow: int = Field(default=10, ge=0)
+    pool_size: int = Field(default=15, ge=1)
     pool_timeout_s: float = Field(default=30.0, gt=0, le=_DAY_S, allow_inf_nan=False)
     pool_recycle_s: float = Field(default=1800.0, gt=0, le=365 * _DAY_S, allow_inf_nan=False)
+    pool_idle_s: float = Field(default=600.0, gt=0, le=365 * _DAY_S, allow_inf_nan=False)
+    pool_max_tenants: int = Field(default=64, ge=1)
     pool_pre_ping: bool = False
+    pooling: Literal["process", "none"] = "process"
     connect_timeout_s: float = Field(default=10.0, gt=0, le=_DAY_S, allow_inf_nan=False)
 
     @classmethod

@@ -77,7 +77,6 @@ def manager_on(
         provider, kind = _through(provider, cluster_url(provider, home, purpose)), "direct"
     changes: dict[str, object] = {
         "pool_size": connections,
-        "max_overflow": 0,
         "pool_timeout_s": 10.0,
         "async_driver": "asyncpg" if route.driver == "asyncpg" else "psycopg",
         "models": None,

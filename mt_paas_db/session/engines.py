@@ -1,4 +1,4 @@
-"""Engines: one per login role and flavour, shared by all tenants that it serves; a tenant may have one of its own.
+"""Engines: one per login role and flavour, over one budget of connections that all of them share.
 
 Blocking engines belong to the process; asyncio engines also to their event loop, whose connections
 cannot be used from another one.
@@ -7,13 +7,13 @@ cannot be used from another one.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine, QueuePool, create_engine, event
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import mt_paas_db.session.dialects  # noqa: F401  (registers the pinned dialects)
@@ -21,23 +21,22 @@ from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url, logi
 from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Placement
-from mt_paas_db.errors import MissingExtraError, ServerUnavailableError
+from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
+from mt_paas_db.session.budget import Member, PoolStatus
 from mt_paas_db.session.dialects.pinning import Refused
+from mt_paas_db.session.faults import connection_fault, server_fault
+from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
-from mt_paas_db.session.pooler import Driver, PoolerProfile, pooler_fault, when_refused
+from mt_paas_db.session.pool import BudgetPool
+from mt_paas_db.session.pooler import Driver, PoolerProfile
 
 Role = Literal["tenant", "catalog"]
 
 _Key = tuple[str, Role, str | None]
 """Credentials entry, what the engine is for, and the login role where it is not the first cell's."""
 
-MOST_OWN = 32
-"""Of how many tenants with a login of their own a process, or an event loop, keeps connections."""
-
-
-def _idle(engine: Engine | AsyncEngine) -> bool:
-    pool = engine.pool
-    return not isinstance(pool, QueuePool) or pool.checkedout() == 0
+MOST_UNUSED = 256
+"""Beyond how many engines those without a connection are let go of: each keeps compiled statements of its own."""
 
 
 class Engines:
@@ -54,31 +53,32 @@ class Engines:
         self._refused = refused
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
-        self._used: dict[_Key, float] = {}
-        self._tiers: dict[tuple[str, str | None], Tier] = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self._blocking: dict[_Key, Engine] = {}
-        self._asyncio: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]]
-        self._asyncio = weakref.WeakKeyDictionary()
+        self._asyncio: dict[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]] = {}
+        self._parents: list[Any] = []
+        self.gate = Gate(
+            settings.pool_size,
+            timeout_s=settings.pool_timeout_s,
+            idle_s=settings.pool_idle_s,
+            explain=_exhausted,
+        )
+        _ENGINES.add(self)
 
     def blocking(self, entry: str, role: Role = "tenant", login: str | None = None) -> Engine:
-        """Return the blocking engine of a credentials entry, or of a tenant's own login there.
+        """Return the blocking engine of a credentials entry, or of a login role there that is not the installation's.
 
         Raises `ConfigurationError` where the credentials are not known.
         """
         key = (entry, role, login)
         engine = self._blocking.get(key)
         if engine is None:
-            surplus: list[Engine] = []
             with self._lock:
                 engine = self._blocking.get(key)
                 if engine is None:
                     engine = create_engine(self._url(key, "psycopg"), **self._options(key, "psycopg"))
                     self._equip(engine, key)
+                    self._let_go(self._blocking)
                     self._blocking[key] = engine
-                    surplus = self._surplus(self._blocking, key)
-            for unused in surplus:
-                unused.dispose()
         return engine
 
     def asyncio(self, entry: str, role: Role = "tenant", login: str | None = None) -> AsyncEngine:
@@ -88,41 +88,46 @@ class Engines:
         engines = self._asyncio.get(loop)
         engine = engines.get(key) if engines else None
         if engine is None:
-            surplus: list[AsyncEngine] = []
             with self._lock:
+                self._bury()
                 engines = self._asyncio.setdefault(loop, {})
                 engine = engines.get(key)
                 if engine is None:
                     driver = self._settings.async_driver
                     try:
                         engine = create_async_engine(
-                            self._url(key, driver, suffix="_async"), **self._options(key, driver)
+                            self._url(key, driver, suffix="_async"), **self._options(key, driver, loop)
                         )
                     except ModuleNotFoundError as error:
                         if error.name != "asyncpg":
                             raise
                         raise MissingExtraError("async_driver='asyncpg'", "asyncpg") from None
                     self._equip(engine.sync_engine, key)
+                    self._let_go(engines)
                     engines[key] = engine
-                    surplus = self._surplus(engines, key)
-            for unused in surplus:
-                task = loop.create_task(unused.dispose())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
         return engine
 
-    def _surplus(self, engines: dict[_Key, EngineT], new: _Key) -> list[EngineT]:
-        """Take out engines of tenants' own logins beyond the most that are kept, those unused for longest first.
+    def _let_go(self, engines: dict[_Key, EngineT]) -> None:
+        """Let go of engines without connections, where there are many. Whoever holds one may go on with it."""
+        if len(engines) < MOST_UNUSED:
+            return
+        for key, engine in list(engines.items()):
+            pool = engine.pool
+            if isinstance(pool, BudgetPool) and pool.unused:
+                del engines[key]
 
-        One with a connection in use stays. Whoever holds one that is taken out may go on with it.
-        """
-        own = sorted(
-            (key for key in engines if key[2] is not None and key != new), key=lambda key: self._used.get(key, 0)
-        )
-        surplus = [key for key in own if _idle(engines[key])][: max(0, len(own) + 1 - MOST_OWN)]
-        for key in surplus:
-            self._used.pop(key, None)
-        return [engines.pop(key) for key in surplus]
+    def _bury(self) -> None:
+        """Let go of the engines of event loops that were closed without `aclose`."""
+        for loop in [loop for loop in self._asyncio if loop.is_closed()]:
+            for engine in self._asyncio.pop(loop).values():
+                if isinstance(engine.pool, BudgetPool):
+                    engine.pool.dispose()
+
+    def status(self) -> PoolStatus:
+        """Return what the connections for tenants are doing, now. Those of look-ups in the catalog are not among them."""
+        if self._settings.pooling == "none":
+            return PoolStatus(budget=None)
+        return self.gate.status()
 
     def of(self, placement: Placement) -> Engine:
         """Return the blocking engine that serves a tenant."""
@@ -133,18 +138,13 @@ class Engines:
         return self.asyncio(placement.credentials, login=self._own_login(placement))
 
     def _own_login(self, placement: Placement) -> str | None:
-        if placement.login_role == self._shared_login:
-            return None
-        self._tiers[placement.credentials, placement.login_role] = placement.tier
-        self._used[placement.credentials, "tenant", placement.login_role] = time.monotonic()
-        return placement.login_role
+        return None if placement.login_role == self._shared_login else placement.login_role
 
     def credentials(self, entry: str, login: str | None = None) -> URL:
         """Return the DSN of sessions, as it is now, as a URL whose driver is still open."""
         if login is None:
             return cluster_url(self._credentials, entry, "app")
-        tier = self._tiers.get((entry, login), Tier.LOGIN)
-        return login_url(self._settings, self._credentials, entry, login, tier=tier)
+        return login_url(self._settings, self._credentials, entry, login)
 
     def _url(self, key: _Key, driver: Driver, *, suffix: str = "") -> URL:
         entry, role, login = key
@@ -153,35 +153,34 @@ class Engines:
             return url.set(drivername=f"postgresql+{driver}")
         return url.set(drivername=f"postgresql+mt_{driver}{suffix if driver == 'psycopg' else ''}")
 
-    def _options(self, key: _Key, driver: Driver) -> dict[str, Any]:
+    def _options(
+        self, key: _Key, driver: Driver, loop: asyncio.AbstractEventLoop | None = None
+    ) -> dict[str, Any]:
         entry, role, login = key
         settings = self._settings
-        profile = self._profile(entry)
-        timeout = "connect_timeout" if driver == "psycopg" else "timeout"
-        seconds = settings.connect_timeout_s
-        options: dict[str, Any] = {
-            "connect_args": {
-                **profile.connect_args(driver),
-                timeout: max(1, round(seconds)) if driver == "psycopg" else seconds,
-            },
-            "pool_pre_ping": settings.pool_pre_ping,
-            "pool_recycle": settings.pool_recycle_s,
-            "pool_timeout": settings.pool_timeout_s,
-        }
+        options: dict[str, Any] = {"pool_recycle": settings.pool_recycle_s, "pool_pre_ping": settings.pool_pre_ping}
         if role == "catalog":
             # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
             return {
                 **options,
                 "pool_size": 1,
                 "max_overflow": 4,
+                "pool_timeout": settings.pool_timeout_s,
                 "pool_pre_ping": True,
                 "isolation_level": "AUTOCOMMIT",
             }
+        if settings.pooling == "none":
+            return {"poolclass": NullPool}
+        options.update(poolclass=BudgetPool, gate=self.gate, cluster=entry, cell=login or self._shared_login, loop=loop)
         if login is not None:
-            # What one tenant keeps open serves nobody else. The server ends it when the tenant is closed, so ask first.
-            most = settings.pool_size + settings.max_overflow
-            return {**options, "pool_size": 1, "max_overflow": most - 1, "pool_pre_ping": True}
-        return {**options, "pool_size": settings.pool_size, "max_overflow": settings.max_overflow}
+            # The server ends a tenant's own connections when the tenant is closed, so ask first.
+            options["pool_pre_ping"] = True
+        return options
+
+    def _connect_args(self, entry: str, driver: Driver) -> dict[str, Any]:
+        seconds = self._settings.connect_timeout_s
+        timeout = {"connect_timeout": max(1, round(seconds))} if driver == "psycopg" else {"timeout": seconds}
+        return {**self._profile(entry).connect_args(driver), **timeout}
 
     def _profile(self, entry: str) -> PoolerProfile:
         cluster = self._settings.clusters.get(entry)
@@ -189,28 +188,34 @@ class Engines:
 
     def _equip(self, engine: Engine, key: _Key) -> None:
         entry, role, login = key
+        driver: Driver = "asyncpg" if engine.dialect.driver.endswith("asyncpg") else "psycopg"
+        connect_args = self._connect_args(entry, driver)
 
-        def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-            # Credentials may have been rotated since the engine was made.
-            options.update(dialect.create_connect_args(self.credentials(entry, login))[1])
+        def connect(dialect: Any, _record: Any, arguments: Any, _options: Any) -> Any:
+            # Credentials, and the address, may be others than when the engine was made.
+            url = self.credentials(entry, login)
             try:
-                return dialect.connect(*arguments, **options)
+                return dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
             except Exception as error:  # whatever the driver raises here means: no connection
-                line = str(error).strip().splitlines()
-                raise ServerUnavailableError(
-                    entry,
-                    f"cannot connect as {engine.url.username!r} to database {engine.url.database!r} "
-                    f"at {engine.url.host or engine.url.query.get('host') or 'the default host'}: "
-                    f"{line[0] if line else type(error).__name__}; {when_refused(self._profile(entry), login)}",
-                ) from error
+                raise connection_fault(error, cluster=entry, url=url) from error
 
         event.listen(engine, "do_connect", connect)
         event.listen(
-            engine, "handle_error", lambda context: pooler_fault(context.original_exception, entry), retval=True
+            engine,
+            "handle_error",
+            lambda context: server_fault(context.original_exception, cluster=entry, connection=context.connection),
+            retval=True,
         )
         if role == "tenant":
             flavour = "asyncio" if engine.dialect.is_async else "blocking"
-            install(engine, self._refused(flavour), pooled=self._profile(entry).kind != "direct")
+            pooled = self._profile(entry).kind != "direct"
+            install(
+                engine,
+                self._refused(flavour),
+                pooled=pooled,
+                # Behind a pooler it is the server's connections that grow, and the pooler's to replace.
+                max_tenants=None if pooled else self._settings.pool_max_tenants,
+            )
 
     def close(self) -> None:
         """Close the idle connections of the blocking engines; those in use close when they come back."""
@@ -225,3 +230,33 @@ class Engines:
             engines = self._asyncio.pop(asyncio.get_running_loop(), {})
         for engine in engines.values():
             await engine.dispose()
+
+    def _forked(self) -> None:
+        """In a child: engines and their connections are the parent's. They are kept, unused; see `Gate._forked`."""
+        self._lock = threading.Lock()
+        self._parents.append((self._blocking, self._asyncio))
+        self._blocking, self._asyncio = {}, {}
+
+
+def _exhausted(member: Member, waited_s: float, status: PoolStatus) -> PoolExhaustedError:
+    holders = sorted(((cell.cell, cell.in_use) for cell in status.cells if cell.in_use), key=lambda held: -held[1])
+    return PoolExhaustedError(
+        member.cluster,
+        cell=member.cell,
+        waited_s=waited_s,
+        limit=status.budget or 0,
+        holders=tuple(holders),
+        waiting=status.waiting,
+        oldest_use_s=max((cell.oldest_use_s for cell in status.cells), default=0.0),
+    )
+
+
+_ENGINES: weakref.WeakSet[Engines] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engines in list(_ENGINES):
+        engines._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

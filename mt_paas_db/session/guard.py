@@ -97,15 +97,17 @@ def _explain(engine: Engine, error: Exception) -> None:
         raise told from error
 
 
-def install(engine: Engine, refused: Refused, *, pooled: bool = False) -> None:
+def install(engine: Engine, refused: Refused, *, pooled: bool = False, max_tenants: int | None = None) -> None:
     """Guard `engine` and all engines bound from it; `refused` explains a pin that the server refused.
 
-    `pooled` says that a pooler in transaction mode stands before the server.
+    `pooled` says that a pooler in transaction mode stands before the server, `max_tenants` how many tenants a
+    connection serves before it is closed.
     """
     dialect = cast("Pinning", engine.dialect)
     dialect.refused = refused
     dialect.guard = check_pin
     dialect.pooled = pooled
+    dialect.max_tenants = max_tenants
     engine._connection_cls = PinnedConnection
 
     def suspect(_connection: Any, _record: Any, proxy: PoolProxiedConnection) -> None:

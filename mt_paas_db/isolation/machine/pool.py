@@ -91,7 +91,7 @@ class Pool:
         """Return the drivers' connections that nobody uses. Inside `run` only."""
         engines = self.manager._door.engines
         engine: Any = engines.asyncio(self._home).sync_engine if self.route.is_async else engines.blocking(self._home)
-        return [record.driver_connection for record in _queued(engine.pool) if record.driver_connection is not None]
+        return [record.driver_connection for record in engine.pool.resting() if record.driver_connection is not None]
 
     def rest(self) -> Iterator[Rest]:
         """Yield each connection at rest, and what it bears that a new one does not; not those that are dead.
@@ -131,12 +131,6 @@ class Pool:
         if self._loop is not None:
             self._loop.run(self.manager.aio.close())
         self.manager.close()
-
-
-def _queued(pool: Any) -> Sequence[Any]:
-    """Return the pool's records at rest. SQLAlchemy has no public name for them."""
-    queue = pool._pool
-    return list(queue.queue if hasattr(queue, "queue") else queue._queue._queue)
 
 
 def _check_room(dsn: str, *, patience_s: float = 2.0) -> None:

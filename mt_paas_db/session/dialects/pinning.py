@@ -24,6 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
 from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin, restoring
+from mt_paas_db.session.pool import wear_out
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -66,6 +67,8 @@ class PinState:
         restored: What goes behind a scrub: a pooler's client gets back what RESET ALL took from it.
         verified: Pins whose schema this connection has seen. They are made anew with each look-up of the
             tenant, so that a schema is verified at least as often as the tenant is looked up.
+        tenants: Generations of the tenants that this connection has served: the server's end keeps what it has
+            read of each one's tables.
     """
 
     adapter: Any
@@ -78,6 +81,7 @@ class PinState:
     handed_out: bool = False
     restored: bytes | None = None
     verified: WeakSet[Pin] = field(default_factory=WeakSet)
+    tenants: set[int] = field(default_factory=set)
 
 
 def pin_state(connection: PoolProxiedConnection) -> PinState:
@@ -107,11 +111,13 @@ class Pinning(_Base):
     Attributes:
         refused: Whom to ask when the server refuses a pin.
         pooled: Whether a pooler stands before the server.
+        max_tenants: How many tenants a connection serves before it is closed; None for any number.
         guard: Called before each statement with its Connection; raises to keep it from being sent.
     """
 
     refused: Refused | None = None
     pooled: bool = False
+    max_tenants: int | None = None
     guard: Callable[[Connection], None] | None = None
     _probe: Connection | None = None
 
@@ -194,6 +200,9 @@ class Pinning(_Base):
         state.pinned = pin
         if unseen:
             state.verified.add(pin)
+            state.tenants.add(pin.generation)
+            if self.max_tenants is not None and len(state.tenants) > self.max_tenants:
+                wear_out(dbapi_connection)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         state = pin_state(dbapi_connection)

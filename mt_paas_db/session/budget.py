@@ -1,0 +1,439 @@
+"""A budget of places, shared fairly by cells: who may have a connection, who must wait, whose idle one is given up.
+
+It decides only: no driver, no lock, no clock of its own. What is decided is done by `gate`, which holds its lock around
+each call, and closes what stands in `closing`. The same decisions serve a tenant's limit of sessions, with one cell.
+
+A place is taken as long as its `Slot` is open or alive: one that is dropped by whoever was interrupted at the wrong
+moment gives its place back by that (`lost`). So there is no count that an exception could leave wrong.
+
+How places are shared:
+
+- An idle connection serves its own cell at once, the one used last first.
+- Who finds no place has the connection closed that has been idle for longest, whosever it is. So nothing is idle while
+  somebody waits.
+- A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one. It is
+  owed one where it holds two fewer and has waited for as long as opening takes; and where it holds none, or got none for
+  `stall_s`, once the connection has served its present cell for `quantum_s`. Then it is closed, and the place handed on.
+- Of those that wait for a place, the cell with the fewest comes first; where they are equal, the longest waiter.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+OPENING_S = 0.005
+"""What a new connection costs: about 5 ms, measured for a login role of its own (see docs/explanation/performance.md)."""
+
+
+class Slot:
+    """A place, and what fills it. Subclasses add the connection.
+
+    Attributes:
+        member: Whose it is, for as long as it lives.
+        since: When it was taken; while it is idle, when it came back.
+        opened_at: When its member got it.
+    """
+
+    __slots__ = ()
+
+    member: Member
+    since: float
+    opened_at: float
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is a connection in it."""
+        return False
+
+
+class Member:
+    """One cell's part in a budget, as one pool of it has it.
+
+    Attributes:
+        cell: Its name, as messages and statistics show it.
+        cluster: The settings' entry of its server.
+        make: Makes an empty slot.
+        close: Closes what fills a slot, and then has it freed; called without the lock.
+        waits: Makes a waiter of it.
+        keeps: Whether connections that come back are kept. Not those of a pool that was disposed of.
+        gone: Whether nobody can use its connections any more: its event loop is closed.
+        evictions: How many of its connections were closed for other cells.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "cell",
+        "close",
+        "cluster",
+        "evictions",
+        "gone",
+        "idle",
+        "keeps",
+        "make",
+        "served_at",
+        "waiting",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        cell: str,
+        *,
+        cluster: str,
+        waits: Callable[[Member, float], Waiter],
+        make: Callable[[], Slot],
+        close: Callable[[Slot], None],
+        gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.cell = cell
+        self.cluster = cluster
+        self.waits = waits
+        self.make = make
+        self.close = close
+        self.gone = gone
+        self.keeps = True
+        self.evictions = 0
+        self.idle: list[Slot] = []
+        self.waiting: deque[Waiter] = deque()
+        self.served_at = float("-inf")  # when one who waited was last given a slot
+
+
+class Waiter:
+    """One who waits. `slot` is what was given to it meanwhile."""
+
+    def __init__(self, member: Member, since: float) -> None:
+        self.member = member
+        self.since = since
+        self.slot: Slot | None = None
+
+    def wake(self) -> bool:
+        """Have it look again; False where nobody is there any more to do so."""
+        raise NotImplementedError
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until woken, or for so long."""
+        raise NotImplementedError
+
+
+class _Place(weakref.ref[Slot]):
+    """A taken place: it ends with its slot, at the latest."""
+
+    __slots__ = ("closing_since", "key", "member")
+
+    key: int
+    member: Member
+    closing_since: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStatus:
+    """One cell's connections: `longest_wait_s` is of those who wait now, `oldest_use_s` of those in use now."""
+
+    cell: str
+    in_use: int
+    idle: int
+    waiting: int
+    longest_wait_s: float
+    oldest_use_s: float
+    evictions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """A process's connections for tenants, now. `evictions` counts since the process began, `cells` are those with any.
+
+    `budget` is None where nothing is pooled.
+    """
+
+    budget: int | None
+    in_use: int = 0
+    idle: int = 0
+    closing: int = 0
+    waiting: int = 0
+    evictions: int = 0
+    cells: tuple[CellStatus, ...] = ()
+
+
+class Budget:
+    """`limit` places and who has them. Not safe for threads; `now` is any clock that does not go back, in seconds.
+
+    Args:
+        limit: Most places that are taken at once.
+        idle_s: After how long an idle connection is closed, at the next touch.
+        quantum_s: How long a cell may keep a connection that another one waits for: ten times what opening one costs.
+        stall_s: How long a cell that has connections may go without one coming back.
+        lost: Called when a slot was dropped; has `lost` called under the lock.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        idle_s: float = float("inf"),
+        quantum_s: float = 10 * OPENING_S,
+        stall_s: float = 100 * OPENING_S,
+        lost: Callable[[_Place], None] = lambda _: None,
+    ) -> None:
+        self.limit = limit
+        self.evictions = 0
+        self.closing: deque[Slot] = deque()  # to be closed without the lock, and freed
+        self._idle_s = idle_s
+        self._quantum_s = quantum_s
+        self._stall_s = stall_s
+        self._lost = lost
+        self._sweep_at = float("-inf")
+        self._places: dict[int, _Place] = {}
+        self._waiting: dict[Member, None] = {}
+
+    # -- taking
+
+    def take(self, member: Member, now: float) -> Slot | None:
+        """Return a slot of `member`: an idle connection, or an empty one where there is room; else None."""
+        if now >= self._sweep_at:
+            self._sweep(now)
+        if member.idle:
+            slot = member.idle.pop()
+            slot.since = now
+            return slot
+        if len(self._places) < self.limit and not self._waiting:
+            return self._open(member, now)
+        return None
+
+    def claim(self, waiter: Waiter, now: float) -> Slot | None:
+        """Return what was given to `waiter`, or can be; else it waits on, and an idle connection goes for it."""
+        if waiter.slot is None:
+            member = waiter.member
+            if waiter not in member.waiting:
+                waiter.slot = self.take(member, now)
+                if waiter.slot is not None:
+                    return waiter.slot
+                member.waiting.append(waiter)
+            self._waiting[member] = None
+            if len(self._places) >= self.limit:
+                self._bury()
+            self._hand_on(now)
+            if sum(len(other.waiting) for other in self._demanding()) > self._covering(now):
+                self._evict(now)
+        return waiter.slot
+
+    def withdraw(self, waiter: Waiter) -> Slot | None:
+        """Let `waiter` wait no more; return what it had been given, which is the caller's to give back."""
+        member = waiter.member
+        if waiter in member.waiting:
+            member.waiting.remove(waiter)
+        if not member.waiting:
+            self._waiting.pop(member, None)
+        slot, waiter.slot = waiter.slot, None
+        return slot
+
+    # -- giving back
+
+    def put(self, slot: Slot, now: float) -> None:
+        """Take back a slot whose connection is good: it is kept, handed to a waiter of its cell, or closed."""
+        member = slot.member
+        if not self._waiting and member.keeps:
+            slot.since = now
+            member.idle.append(slot)
+            return
+        if id(slot) not in self._places or not member.keeps:
+            self.end(slot, now)
+        elif self._owed(slot, now):
+            self._evict_slot(slot, now)
+        elif member.waiting:
+            slot.since = now
+            self._grant(member, slot, now)
+        else:
+            slot.since = now
+            member.idle.append(slot)
+
+    def end(self, slot: Slot, now: float) -> None:
+        """Take back a slot whose connection, if it has one, shall be closed."""
+        place = self._places.get(id(slot))
+        if place is not None:
+            place.closing_since = now
+        self.closing.append(slot)
+
+    def free(self, slot: Slot, now: float) -> None:
+        """Free the place of a slot that holds no connection any more, and hand it on."""
+        self._places.pop(id(slot), None)
+        self._hand_on(now)
+
+    def lost(self, place: _Place, now: float) -> None:
+        """Free the place of a slot that nobody gave back."""
+        if self._places.get(place.key) is place:
+            del self._places[place.key]
+        self._hand_on(now)
+
+    def drop(self, member: Member, now: float) -> None:
+        """Close what `member` has idle, and what comes back to it from now on."""
+        member.keeps = False
+        while member.idle:
+            self.end(member.idle.pop(), now)
+
+    def forget(self, keep: Callable[[Slot], None]) -> None:
+        """Forget every place and waiter: they are another process's. Their slots go to `keep`, now or when put back."""
+        for member in [*self._members(), *self._waiting]:
+            member.keeps, member.close = False, keep
+            self.closing.extend(member.idle)
+            member.idle.clear()
+            member.waiting.clear()
+        self._places.clear()
+        self._waiting.clear()
+
+    # -- deciding
+
+    def _owed(self, slot: Slot, now: float) -> bool:
+        """Whether the place of a slot that came back is owed to another cell."""
+        member = slot.member
+        others = [other for other in self._demanding() if other is not member]
+        if not others:
+            return False
+        covering = self._covering(now)
+        if not member.waiting:
+            return covering < sum(len(other.waiting) for other in others)
+        held = self._held()
+        needy = [other for other in others if self._counts(other, held, now) == 0]
+        if len(needy) > covering and slot.opened_at + self._quantum_s <= now:
+            return True
+        patient = [other for other in others if other.waiting[0].since + OPENING_S <= now or not held[other]]
+        return any(held[member] >= held[other] + covering + 2 for other in patient)
+
+    def _counts(self, member: Member, held: Counter[Member], now: float) -> int:
+        """How many slots a waiting member holds; none where nothing of them has come back to it for long."""
+        stalled = max(member.served_at, member.waiting[0].since) + self._stall_s <= now
+        return 0 if stalled else held[member]
+
+    def _hand_on(self, now: float) -> None:
+        """Give free places to those who wait: to the cell with the fewest, and where equal, the longest waiter."""
+        while self._waiting and len(self._places) < self.limit:
+            demanding = self._demanding()
+            if not demanding:
+                return
+            held = self._held()
+            first = min(demanding, key=lambda member: (self._counts(member, held, now), member.waiting[0].since))
+            self._grant(first, self._open(first, now), now)
+
+    def _grant(self, member: Member, slot: Slot, now: float) -> None:
+        """Give `slot` to the member's longest waiter that is still there.
+
+        It is woken first: interrupted between the two, it finds nothing, and claims again.
+        """
+        while member.waiting:
+            waiter = member.waiting[0]
+            there = waiter.wake()
+            member.waiting.popleft()
+            if not member.waiting:
+                self._waiting.pop(member, None)
+            if there:
+                member.served_at = now
+                waiter.slot = slot
+                return
+        self._waiting.pop(member, None)
+        self.end(slot, now)
+
+    def _open(self, member: Member, now: float) -> Slot:
+        slot = member.make()
+        slot.member, slot.since, slot.opened_at = member, now, now
+        place = _Place(slot, self._lost)
+        place.key, place.member, place.closing_since = id(slot), member, None
+        self._places[place.key] = place
+        return slot
+
+    def _evict(self, now: float) -> None:
+        """Close the connection that has been idle for longest."""
+        idle = [member for member in self._members() if member.idle]
+        if idle:
+            self._evict_slot(min(idle, key=lambda member: member.idle[0].since).idle.pop(0), now)
+
+    def _evict_slot(self, slot: Slot, now: float) -> None:
+        slot.member.evictions += 1
+        self.evictions += 1
+        self.end(slot, now)
+
+    def _sweep(self, now: float) -> None:
+        """Close what has been idle for too long, and note when there can be more of it."""
+        oldest = now
+        for member in self._members():
+            while member.idle and member.idle[0].since + self._idle_s <= now:
+                self.end(member.idle.pop(0), now)
+            if member.idle:
+                oldest = min(oldest, member.idle[0].since)
+        self._sweep_at = oldest + self._idle_s
+
+    def _bury(self) -> None:
+        """Free the places of members whose event loop is closed."""
+        for member in self._members():
+            if member.gone():
+                member.keeps = False
+                self.closing.extend(member.idle)
+                member.idle.clear()
+                for waiter in list(member.waiting):
+                    self.withdraw(waiter)
+                for key in [key for key, place in self._places.items() if place.member is member]:
+                    del self._places[key]
+
+    # -- counting; only where somebody waits, or asks
+
+    def _demanding(self) -> list[Member]:
+        """Return the members with somebody who waits."""
+        for member in [member for member in self._waiting if not member.waiting]:
+            del self._waiting[member]
+        return list(self._waiting)
+
+    def _members(self) -> list[Member]:
+        return list(dict.fromkeys(place.member for place in self._places.values()))
+
+    def _held(self) -> Counter[Member]:
+        return Counter(place.member for place in self._places.values() if place.closing_since is None)
+
+    def _covering(self, now: float) -> int:
+        """How many places are about to be free. One that takes long to close is not waited for."""
+        since = [place.closing_since for place in self._places.values() if place.closing_since is not None]
+        return sum(begun + self._stall_s > now for begun in since)
+
+    def held_by(self, member: Member) -> tuple[int, int]:
+        """Return how many slots a member has in use, and idle."""
+        return self._held()[member] - len(member.idle), len(member.idle)
+
+    def status(self, now: float) -> PoolStatus:
+        """Return who has how many, now."""
+        open_, used = self._held(), Counter[str]()
+        idle, waiting, evictions = Counter[str](), Counter[str](), Counter[str]()
+        oldest: dict[str, float] = {}
+        longest: dict[str, float] = {}
+        for member in dict.fromkeys([*self._members(), *self._waiting]):
+            cell = member.cell
+            idle[cell] += len(member.idle)
+            used[cell] += open_[member] - len(member.idle)
+            waiting[cell] += len(member.waiting)
+            evictions[cell] += member.evictions
+            if member.waiting:
+                longest[cell] = max(longest.get(cell, 0.0), now - member.waiting[0].since)
+        resting = {id(slot) for member in open_ for slot in member.idle}
+        for place in self._places.values():
+            slot = place()
+            if slot is not None and place.closing_since is None and place.key not in resting:
+                oldest[place.member.cell] = max(oldest.get(place.member.cell, 0.0), now - slot.since)
+        return PoolStatus(
+            budget=self.limit,
+            in_use=used.total(),
+            idle=idle.total(),
+            closing=len(self._places) - open_.total(),
+            waiting=waiting.total(),
+            evictions=self.evictions,
+            cells=tuple(
+                CellStatus(
+                    cell=cell,
+                    in_use=used[cell],
+                    idle=idle[cell],
+                    waiting=waiting[cell],
+                    longest_wait_s=longest.get(cell, 0.0),
+                    oldest_use_s=oldest.get(cell, 0.0),
+                    evictions=evictions[cell],
+                )
+                for cell in sorted(idle)
+            ),
+        )

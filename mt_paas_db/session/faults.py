@@ -1,0 +1,195 @@
+"""What a driver's error says of the server, and what to do about it. Pure, but for what the connection itself knows.
+
+asyncpg gives a SQLSTATE for whatever the server answers. psycopg has none for an attempt to connect, only libpq's text;
+and a pooler answers with words of its own. So both are looked for.
+
+Sources: PostgreSQL's "Error Codes" and "Client Authentication Problems"; libpq's fe-connect.c for what it cannot reach;
+PgBouncer's client.c and janitor.c for its own words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import URL, Connection
+
+from mt_paas_db.catalog.registry import sqlstate_of
+from mt_paas_db.errors import (
+    ConnectionLimitError,
+    LoginRefusedError,
+    ReadOnlyServerError,
+    ServerUnavailableError,
+    TenancyError,
+)
+from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, state_of
+from mt_paas_db.session.pooler import pooler_fault
+
+_Kind = type[ServerUnavailableError]
+
+# The first row that fits decides. A pooler passes the server's words on, so these come with and without a SQLSTATE.
+_CONNECTING: tuple[tuple[tuple[str, ...], str, _Kind, str], ...] = (
+    (
+        (),
+        "too many connections for role",
+        ConnectionLimitError,
+        "the role's CONNECTION LIMIT is reached: raise it with ALTER ROLE, or lower MT_PAAS_DB_POOL_SIZE of its processes",
+    ),
+    (
+        (),
+        "too many connections for database",
+        ConnectionLimitError,
+        "the database's CONNECTION LIMIT is reached: raise it with ALTER DATABASE, or lower MT_PAAS_DB_POOL_SIZE",
+    ),
+    (
+        (),
+        "no more connections allowed",
+        ConnectionLimitError,
+        "PgBouncer's limit of clients is reached: raise max_client_conn (or max_user_connections, max_db_connections), "
+        "or lower MT_PAAS_DB_POOL_SIZE of the processes before it",
+    ),
+    (
+        (),
+        "query_wait_timeout",
+        ConnectionLimitError,
+        "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
+        "has room, or look for transactions that stay open",
+    ),
+    (
+        ("53300",),
+        "too many clients already",
+        ConnectionLimitError,
+        "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
+        "before the server, or raise it",
+    ),
+    (
+        (),
+        "remaining connection slots are reserved",
+        ConnectionLimitError,
+        "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
+        "before the server, or raise it",
+    ),
+    (
+        ("28P01",),
+        "password authentication failed",
+        LoginRefusedError,
+        "the password is another one: check the credentials of this login",
+    ),
+    ((), "SASL authentication failed", LoginRefusedError, "the password is another one: check the credentials of this login"),
+    (
+        (),
+        "is not permitted to log in",
+        LoginRefusedError,
+        "the role may not log in: `mt-paas-db doctor` says which login lacks what",
+    ),
+    (
+        ("28000",),
+        "does not exist",  # role "x" does not exist; a database has 3D000 and comes after
+        LoginRefusedError,
+        "the server does not let this login in: the role is not there or may not log in, or pg_hba.conf has no line for "
+        "it; `mt-paas-db doctor` says what is missing",
+    ),
+    ((), "no such user", LoginRefusedError, "PgBouncer does not know this login: add it to userlist.txt, or set auth_query"),
+    ((), "no pg_hba.conf entry", LoginRefusedError, "pg_hba.conf has no line for this login, database and address: add one"),
+    (
+        ("57P03",),
+        "the database system is",  # starting up, shutting down, in recovery mode, not yet accepting connections
+        ServerUnavailableError,
+        "the server is starting or stopping; try again in a moment",
+    ),
+    (
+        (),
+        "session is read-only",
+        ServerUnavailableError,
+        "none of the DSN's hosts takes writes, as its target_session_attrs asks; try again when the failover is through",
+    ),
+    (
+        (),
+        "server is in hot standby mode",
+        ServerUnavailableError,
+        "none of the DSN's hosts is a primary, as its target_session_attrs asks; try again when the failover is through",
+    ),
+    (
+        (),
+        "matching the target_session_attr",  # asyncpg's words
+        ServerUnavailableError,
+        "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through",
+    ),
+    (
+        (),
+        "could not translate host name",
+        ServerUnavailableError,
+        "the host's name is not known here: check the app DSN, and the machine's DNS",
+    ),
+    ((), "failed to resolve host", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
+    ((), "Name or service not known", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
+    ((), "name resolution", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
+)
+_ELSE = "check the app DSN and that the server runs"
+
+_ENDED = {
+    "57P01": "the server ended the connection: it is shutting down, or an administrator ended it",
+    "57P02": "the server ended the connection: another of its processes crashed",
+    "57P03": "the server is starting or stopping",
+}
+
+
+def connection_fault(error: Exception, *, cluster: str, url: URL) -> ServerUnavailableError:
+    """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said."""
+    text, state = str(error).strip(), sqlstate_of(error)
+    kind, remedy = ServerUnavailableError, _ELSE
+    for states, words, fitting, advice in _CONNECTING:
+        if state in states or words in text and not (words == "does not exist" and "role" not in text):
+            kind, remedy = fitting, advice
+            break
+    line = " ".join(text.split("\n")[0].split()) if text else type(error).__name__
+    return kind(
+        cluster,
+        f"cannot connect as {url.username!r} to database {url.database!r} "
+        f"at {_host(url)}: {line}; {remedy}",
+        login=url.username,
+    )
+
+
+def _host(url: URL) -> str:
+    host = url.host or url.query.get("host")
+    return ", ".join(host) if isinstance(host, tuple) else host or "the default host"
+
+
+def server_fault(error: BaseException | None, *, cluster: str, connection: Connection | None) -> TenancyError | None:
+    """Return what a driver's error at a statement says of the server or its pooler; None where it says nothing."""
+    if error is None:
+        return None
+    fault = pooler_fault(error, cluster)
+    if fault is not None:
+        return fault
+    state, pin = sqlstate_of(error), None
+    if connection is not None:
+        pin = connection.get_execution_options().get(PIN_OPTION)
+    whose = f"tenant {pin.tenant_id!r}: " if pin is not None else ""
+    if "query_wait_timeout" in str(error):
+        return ConnectionLimitError(
+            cluster,
+            f"{whose}PgBouncer had no server connection to give for its query_wait_timeout; raise default_pool_size where "
+            "the server has room, or look for transactions that stay open",
+        )
+    if state in _ENDED:
+        return ServerUnavailableError(
+            cluster, f"{whose}{_ENDED[state]}; what was not committed is rolled back, so do the transaction again"
+        )
+    if state == "25006" and pin is not None and not pin.options.read_only and _on_standby(connection):
+        return ReadOnlyServerError(
+            cluster,
+            f"{whose}this server is a standby and takes no writes; let the app DSN lead to the primary, or name all "
+            "hosts in it with target_session_attrs=read-write",
+        )
+    return None
+
+
+def _on_standby(connection: Connection | None) -> bool:
+    """Whether the server has told the driver that it is a standby. PostgreSQL says so since 14; sends nothing."""
+    if connection is None or not isinstance(connection.dialect, Pinning):
+        return False
+    driver: Any = state_of(connection).driver
+    if hasattr(driver, "pgconn"):
+        return bool(driver.pgconn.parameter_status(b"in_hot_standby") == b"on")
+    return getattr(driver.get_settings(), "in_hot_standby", None) == "on"
