@@ -163,8 +163,8 @@ class PoolExhaustedError(ServerError):
             most = ", ".join(f"{name} {count}" for name, count in holders[:5])
             more = f" and {len(holders) - 5} cells more" if len(holders) > 5 else ""
             message = (
-                f"no connection for cell {cell!r} within {waited_s:.1f} s: all {limit} of this process are in use ({most}"
-                f"{more}), {longest}, and {waiting} others wait. Look for sessions that stay open, or raise "
+                f"no connection for cell {cell!r} within {waited_s:.1f} s: all {limit} of this process are in use "
+                f"({most}{more}), {longest}, and {waiting} others wait. Look for sessions that stay open, or raise "
                 "MT_PAAS_DB_POOL_SIZE where the server has room"
             )
         super().__init__(cluster, message)

@@ -106,7 +106,7 @@ def test_a_verb_takes_and_returns_the_same_at_both_doors(verb: str) -> None:
     blocking, asynchronous = verbs(TenantManager)[verb], verbs(AsyncTenantManager)[verb]
     assert shape(asynchronous) == shape(blocking)
     assert inspect.signature(asynchronous).return_annotation == inspect.signature(blocking).return_annotation
-    assert inspect.iscoroutinefunction(asynchronous) == (verb not in {"get_session", "raw_connection"})
+    assert inspect.iscoroutinefunction(asynchronous) == (verb not in {"get_session", "raw_connection", "pool_status"})
 
 
 def call_with_marks(function: Any) -> tuple[Any, dict[str, object]]:

@@ -102,7 +102,10 @@ def test_an_exhausted_pool_says_so_and_recovers(fleet: Service) -> None:
     manager = fleet.manager(pool_size=1, pool_timeout_s=0.2)
     with manager.get_session("hallym") as holder:
         tenant_of(holder)
-        with pytest.raises(PoolExhaustedError, match="all 1 of this process") as caught, manager.get_session("korea") as waiting:
+        with (
+            pytest.raises(PoolExhaustedError, match="all 1 of this process") as caught,
+            manager.get_session("korea") as waiting,
+        ):
             tenant_of(waiting)
         assert (caught.value.cell, caught.value.holders) == (fleet.login, ((fleet.login, 1),))
 

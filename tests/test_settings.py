@@ -228,7 +228,9 @@ def test_a_pooler_is_refused(pooler: str) -> None:
         ClusterSettings(pooler=pooler)
 
 
-@pytest.mark.parametrize("setting", ["cache_ttl_s", "connect_timeout_s", "pool_timeout_s", "pool_recycle_s", "pool_idle_s"])
+@pytest.mark.parametrize(
+    "setting", ["cache_ttl_s", "connect_timeout_s", "pool_timeout_s", "pool_recycle_s", "pool_idle_s"]
+)
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, -1])
 def test_a_time_that_no_driver_can_wait_is_refused(environment: Environment, setting: str, seconds: float) -> None:
     environment(INSTALLATION="chat")

@@ -30,7 +30,6 @@ from mt_paas_db.errors import (
     PlacementChangedError,
     TenantSuspendedError,
 )
-from mt_paas_db.session import engines
 from tests.conftest import bouncer_for
 from tests.fleet import PASSWORD, Route, Runner, Service
 from tests.ground_truth import state_but_for_the_log
@@ -82,9 +81,7 @@ def runner(fleet: Service, manager: TenantManager, route: Route) -> Iterator[Run
         made.close()
         return
     with bouncer_for(fleet, also={login: password_of(login) for login in logins(manager)}) as pooler:
-        made = Runner(
-            fleet.manager(pooler=pooler, login_secret=SECRET, pool_size=1, **route.options), route
-        )
+        made = Runner(fleet.manager(pooler=pooler, login_secret=SECRET, pool_size=1, **route.options), route)
         yield made
         made.close()
 
@@ -422,14 +419,14 @@ def test_the_app_password_is_none_of_theirs(fleet: Service, manager: TenantManag
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_connections_are_kept_of_those_who_were_served_last(
-    service: Service, manager: TenantManager, flavour: str, monkeypatch: pytest.MonkeyPatch
+    service: Service, manager: TenantManager, flavour: str
 ) -> None:
     """One that is in use stays whatever comes; the others would fill the server, one for each tenant."""
-    monkeypatch.setattr(engines, "MOST_OWN", 3)
     names = [f"t{number}" for number in range(6)]
     manager.create_many([NewTenant(name) for name in names])
     runner = Runner(
-        service.manager(login_secret=SECRET), Route("psycopg" if flavour == "blocking" else "asyncpg", False)
+        service.manager(login_secret=SECRET, pool_size=3),
+        Route("psycopg" if flavour == "blocking" else "asyncpg", False),
     )
     if flavour == "asyncio":
         pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")

@@ -103,5 +103,8 @@ class Ours:
             "pooler": pooler,
         }
         return TenantManager(
-            load_settings(installation=installation, clusters={"main": cluster}, pool_size=sum(POOL.values()), **self._options), models=Base
+            load_settings(
+                installation=installation, clusters={"main": cluster}, pool_size=sum(POOL.values()), **self._options
+            ),
+            models=Base,
         )

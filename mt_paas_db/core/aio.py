@@ -16,6 +16,7 @@ from mt_paas_db.core.bulk import Created, NewTenant
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed
+from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
 from mt_paas_db.session.raw import RawConnectionContext
@@ -68,6 +69,10 @@ class AsyncTenantManager:
     async def dsn(self, tenant_id: str) -> str:
         """Asyncio version of `TenantManager.dsn`."""
         return await asyncio.to_thread(self._manager.dsn, tenant_id)
+
+    def pool_status(self) -> PoolStatus:
+        """The same as `TenantManager.pool_status`."""
+        return self._manager.pool_status()
 
     async def close(self) -> None:
         """Asyncio version of `TenantManager.close`, for the running event loop's pools."""

@@ -20,6 +20,7 @@ from mt_paas_db.core.lifecycle import Lifecycle
 from mt_paas_db.core.models import Models, load_models, metadata_of
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed, load_seed
+from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import Door, TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel, PinOptions
 from mt_paas_db.session.raw import RawConnectionContext
@@ -130,6 +131,8 @@ class TenantManager:
                 not know. Nothing was sent to the tenant's cluster.
             TenantMismatchError: Another tenant is in force in this task.
             SchemaMissingError, PlacementChangedError: At the transaction's first statement.
+            PoolExhaustedError: After `pool_timeout_s`: at the transaction's first statement, no connection of this
+                process's `pool_size` was given back; on entering, the tenant's own limit of sessions is reached.
             ServerUnavailableError, CatalogMissingError, CatalogVersionError: The server or its catalog.
         """
         return TenantSessionContext(
@@ -180,6 +183,14 @@ class TenantManager:
             ConfigurationError: There are no credentials for its login.
         """
         return self._door.dsn(self._door.resolve(parse_name(tenant_id)))
+
+    def pool_status(self) -> PoolStatus:
+        """Return what this manager's connections for tenants are doing now, by cell. Sends nothing.
+
+        Blocking and asyncio are counted together; connections that look tenants up in the catalog are not. Behind
+        ``pooling="none"`` there is nothing to count.
+        """
+        return self._door.engines.status()
 
     def close(self) -> None:
         """Close the pools' idle connections. The manager stays usable, and opens new ones when needed."""

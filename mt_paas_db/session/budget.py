@@ -9,11 +9,11 @@ moment gives its place back by that (`lost`). So there is no count that an excep
 How places are shared:
 
 - An idle connection serves its own cell at once, the one used last first.
-- Who finds no place has the connection closed that has been idle for longest, whosever it is. So nothing is idle while
-  somebody waits.
-- A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one. It is
-  owed one where it holds two fewer and has waited for as long as opening takes; and where it holds none, or got none for
-  `stall_s`, once the connection has served its present cell for `quantum_s`. Then it is closed, and the place handed on.
+- Who finds no place has the connection closed that has been idle for longest, whosever it is. So nothing is idle
+  while somebody waits.
+- A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one: one
+  that holds two fewer, and has waited for as long as opening takes; or one that holds none, or got none for `stall_s`,
+  once the connection has served its present cell for `quantum_s`. Then it is closed, and the place handed on.
 - Of those that wait for a place, the cell with the fewest comes first; where they are equal, the longest waiter.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 OPENING_S = 0.005
-"""What a new connection costs: about 5 ms, measured for a login role of its own (see docs/explanation/performance.md)."""
+"""What a new connection costs: about 5 ms, measured (docs/decisions/0007-one-budget.md)."""
 
 
 class Slot:
@@ -36,8 +36,6 @@ class Slot:
         since: When it was taken; while it is idle, when it came back.
         opened_at: When its member got it.
     """
-
-    __slots__ = ()
 
     member: Member
     since: float
@@ -265,6 +263,11 @@ class Budget:
         """Free the place of a slot that nobody gave back."""
         if self._places.get(place.key) is place:
             del self._places[place.key]
+        self._hand_on(now)
+
+    def resize(self, limit: int, now: float) -> None:
+        """Set another limit."""
+        self.limit = limit
         self._hand_on(now)
 
     def drop(self, member: Member, now: float) -> None:

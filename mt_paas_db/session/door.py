@@ -15,6 +15,7 @@ from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError, NoOwnL
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.engines import Engines
+from mt_paas_db.session.limits import Seat, SessionLimits
 from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
 from mt_paas_db.session.resolver import Resolved, Resolver, check_open, check_window
@@ -46,6 +47,7 @@ class Door:
         self.requires = settings.requires or None
         self.resolver = Resolver(cluster=self._home, ttl_s=settings.cache_ttl_s)
         self.engines = Engines(settings, credentials, refused=self._refused)
+        self.limits = SessionLimits(settings.pool_timeout_s)
 
     def _refused(self, flavour: str) -> Refused:
         def explain(pin: Pin, sqlstate: str | None) -> TenantError | None:
@@ -112,7 +114,7 @@ class TenantSessionContext:
     or where ``commit=False`` was asked for; the session is closed either way, and its objects stay readable.
     """
 
-    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_requires", "_session")
+    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_requires", "_seat", "_session")
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class TenantSessionContext:
             self._requires = _known_revision(requires) if type(requires) is str else _revisions(requires)
         self._expire_on_commit = expire_on_commit
         self._commit = commit
+        self._seat: Seat | None = None
         self._session: TenantSession | AsyncTenantSession | None = None
 
     def __enter__(self) -> TenantSession:
@@ -145,6 +148,8 @@ class TenantSessionContext:
         engine = self._door.engines.of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
+        if resolved.resolution.limits is not None:
+            self._seat = self._door.limits.take(resolved.resolution)
         session = TenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
         self._session = session
         return session
@@ -158,7 +163,11 @@ class TenantSessionContext:
                 session.expire_on_commit = False
                 session.commit()
         finally:
-            session.close()
+            try:
+                session.close()
+            finally:
+                if self._seat is not None:
+                    self._seat.leave()
 
     async def __aenter__(self) -> AsyncTenantSession:
         self._use_once()
@@ -166,6 +175,8 @@ class TenantSessionContext:
         engine = self._door.engines.asyncio_of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
+        if resolved.resolution.limits is not None:
+            self._seat = await self._door.limits.atake(resolved.resolution)
         session = AsyncTenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
         self._session = session
         return session
@@ -179,8 +190,12 @@ class TenantSessionContext:
                 session.sync_session.expire_on_commit = False
                 await session.commit()
         finally:
-            # A cancelled task must not leave the connection half closed.
-            await asyncio.shield(asyncio.ensure_future(session.close()))
+            try:
+                # A cancelled task must not leave the connection half closed.
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+            finally:
+                if self._seat is not None:
+                    self._seat.leave()
 
     def _use_once(self) -> None:
         if self._session is not None:

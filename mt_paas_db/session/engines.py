@@ -30,6 +30,8 @@ from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.pool import BudgetPool
 from mt_paas_db.session.pooler import Driver, PoolerProfile
 
+_Loop = asyncio.AbstractEventLoop  # in the class below, `asyncio` is a method
+
 Role = Literal["tenant", "catalog"]
 
 _Key = tuple[str, Role, str | None]
@@ -54,7 +56,7 @@ class Engines:
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
         self._blocking: dict[_Key, Engine] = {}
-        self._asyncio: dict[asyncio.AbstractEventLoop, dict[_Key, AsyncEngine]] = {}
+        self._asyncio: dict[_Loop, dict[_Key, AsyncEngine]] = {}
         self._parents: list[Any] = []
         self.gate = Gate(
             settings.pool_size,
@@ -124,7 +126,7 @@ class Engines:
                     engine.pool.dispose()
 
     def status(self) -> PoolStatus:
-        """Return what the connections for tenants are doing, now. Those of look-ups in the catalog are not among them."""
+        """Return what the connections for tenants are doing, now; not those that look tenants up in the catalog."""
         if self._settings.pooling == "none":
             return PoolStatus(budget=None)
         return self.gate.status()
@@ -153,9 +155,7 @@ class Engines:
             return url.set(drivername=f"postgresql+{driver}")
         return url.set(drivername=f"postgresql+mt_{driver}{suffix if driver == 'psycopg' else ''}")
 
-    def _options(
-        self, key: _Key, driver: Driver, loop: asyncio.AbstractEventLoop | None = None
-    ) -> dict[str, Any]:
+    def _options(self, key: _Key, driver: Driver, loop: _Loop | None = None) -> dict[str, Any]:
         entry, role, login = key
         settings = self._settings
         options: dict[str, Any] = {"pool_recycle": settings.pool_recycle_s, "pool_pre_ping": settings.pool_pre_ping}

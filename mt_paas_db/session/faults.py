@@ -9,6 +9,7 @@ PgBouncer's client.c and janitor.c for its own words.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sqlalchemy import URL, Connection
@@ -24,107 +25,60 @@ from mt_paas_db.errors import (
 from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, state_of
 from mt_paas_db.session.pooler import pooler_fault
 
-_Kind = type[ServerUnavailableError]
+_FULL = (
+    "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
+    "before the server, or raise it"
+)
+_UNSERVED = (
+    "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
+    "has room, or look for transactions that stay open"
+)
+_PASSWORD = "the password is another one: check the credentials of this login"  # noqa: S105
+_LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log in"
+_FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
+_UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
+_MOMENT = "the server is starting or stopping; try again in a moment"
+_ELSE = "check the app DSN and that the server runs"
 
-# The first row that fits decides. A pooler passes the server's words on, so these come with and without a SQLSTATE.
-_CONNECTING: tuple[tuple[tuple[str, ...], str, _Kind, str], ...] = (
+_CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
+    # A SQLSTATE, or a pattern in the text. The first row that fits decides.
     (
-        (),
         "too many connections for role",
         ConnectionLimitError,
-        "the role's CONNECTION LIMIT is reached: raise it with ALTER ROLE, or lower MT_PAAS_DB_POOL_SIZE of its processes",
+        "raise its CONNECTION LIMIT, or lower MT_PAAS_DB_POOL_SIZE",
     ),
     (
-        (),
         "too many connections for database",
         ConnectionLimitError,
-        "the database's CONNECTION LIMIT is reached: raise it with ALTER DATABASE, or lower MT_PAAS_DB_POOL_SIZE",
+        "raise its CONNECTION LIMIT, or lower MT_PAAS_DB_POOL_SIZE",
     ),
     (
-        (),
         "no more connections allowed",
         ConnectionLimitError,
-        "PgBouncer's limit of clients is reached: raise max_client_conn (or max_user_connections, max_db_connections), "
-        "or lower MT_PAAS_DB_POOL_SIZE of the processes before it",
+        "raise PgBouncer's max_client_conn, or lower MT_PAAS_DB_POOL_SIZE of the processes before it",
     ),
+    ("query_wait_timeout", ConnectionLimitError, _UNSERVED),
+    ("53300", ConnectionLimitError, _FULL),
+    ("too many clients already|connection slots are reserved", ConnectionLimitError, _FULL),
+    ("28P01", LoginRefusedError, _PASSWORD),
+    ("password authentication failed|SASL authentication failed", LoginRefusedError, _PASSWORD),
+    ("no pg_hba.conf entry", LoginRefusedError, "pg_hba.conf has no line for this login, database and address"),
     (
-        (),
-        "query_wait_timeout",
-        ConnectionLimitError,
-        "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
-        "has room, or look for transactions that stay open",
-    ),
-    (
-        ("53300",),
-        "too many clients already",
-        ConnectionLimitError,
-        "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
-        "before the server, or raise it",
-    ),
-    (
-        (),
-        "remaining connection slots are reserved",
-        ConnectionLimitError,
-        "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
-        "before the server, or raise it",
-    ),
-    (
-        ("28P01",),
-        "password authentication failed",
+        "no such user",
         LoginRefusedError,
-        "the password is another one: check the credentials of this login",
+        "PgBouncer does not know it: add it to userlist.txt, or set auth_query",
     ),
-    ((), "SASL authentication failed", LoginRefusedError, "the password is another one: check the credentials of this login"),
+    ("28000", LoginRefusedError, _LOCKED_OUT),
+    ('role "[^"]*" does not exist|is not permitted to log in', LoginRefusedError, _LOCKED_OUT),
+    ("57P03", ServerUnavailableError, _MOMENT),
+    ("the database system is|server_login_retry", ServerUnavailableError, _MOMENT),
+    ("session is read-only|in hot standby mode|matching the target_session_attr", ServerUnavailableError, _FAILOVER),
     (
-        (),
-        "is not permitted to log in",
-        LoginRefusedError,
-        "the role may not log in: `mt-paas-db doctor` says which login lacks what",
-    ),
-    (
-        ("28000",),
-        "does not exist",  # role "x" does not exist; a database has 3D000 and comes after
-        LoginRefusedError,
-        "the server does not let this login in: the role is not there or may not log in, or pg_hba.conf has no line for "
-        "it; `mt-paas-db doctor` says what is missing",
-    ),
-    ((), "no such user", LoginRefusedError, "PgBouncer does not know this login: add it to userlist.txt, or set auth_query"),
-    ((), "no pg_hba.conf entry", LoginRefusedError, "pg_hba.conf has no line for this login, database and address: add one"),
-    (
-        ("57P03",),
-        "the database system is",  # starting up, shutting down, in recovery mode, not yet accepting connections
+        "could not translate host name|failed to resolve host|Name or service not known|name resolution",
         ServerUnavailableError,
-        "the server is starting or stopping; try again in a moment",
+        _UNKNOWN_HOST,
     ),
-    (
-        (),
-        "session is read-only",
-        ServerUnavailableError,
-        "none of the DSN's hosts takes writes, as its target_session_attrs asks; try again when the failover is through",
-    ),
-    (
-        (),
-        "server is in hot standby mode",
-        ServerUnavailableError,
-        "none of the DSN's hosts is a primary, as its target_session_attrs asks; try again when the failover is through",
-    ),
-    (
-        (),
-        "matching the target_session_attr",  # asyncpg's words
-        ServerUnavailableError,
-        "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through",
-    ),
-    (
-        (),
-        "could not translate host name",
-        ServerUnavailableError,
-        "the host's name is not known here: check the app DSN, and the machine's DNS",
-    ),
-    ((), "failed to resolve host", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
-    ((), "Name or service not known", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
-    ((), "name resolution", ServerUnavailableError, "the host's name is not known here: check the app DSN, and the machine's DNS"),
 )
-_ELSE = "check the app DSN and that the server runs"
 
 _ENDED = {
     "57P01": "the server ended the connection: it is shutting down, or an administrator ended it",
@@ -136,16 +90,14 @@ _ENDED = {
 def connection_fault(error: Exception, *, cluster: str, url: URL) -> ServerUnavailableError:
     """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said."""
     text, state = str(error).strip(), sqlstate_of(error)
-    kind, remedy = ServerUnavailableError, _ELSE
-    for states, words, fitting, advice in _CONNECTING:
-        if state in states or words in text and not (words == "does not exist" and "role" not in text):
-            kind, remedy = fitting, advice
-            break
-    line = " ".join(text.split("\n")[0].split()) if text else type(error).__name__
+    kind, remedy = next(
+        ((kind, remedy) for sign, kind, remedy in _CONNECTING if sign == state or re.search(sign, text)),
+        (ServerUnavailableError, _ELSE),
+    )
+    line = text.splitlines()[0] if text else type(error).__name__
     return kind(
         cluster,
-        f"cannot connect as {url.username!r} to database {url.database!r} "
-        f"at {_host(url)}: {line}; {remedy}",
+        f"cannot connect as {url.username!r} to database {url.database!r} at {_host(url)}: {line}; {remedy}",
         login=url.username,
     )
 
@@ -167,11 +119,7 @@ def server_fault(error: BaseException | None, *, cluster: str, connection: Conne
         pin = connection.get_execution_options().get(PIN_OPTION)
     whose = f"tenant {pin.tenant_id!r}: " if pin is not None else ""
     if "query_wait_timeout" in str(error):
-        return ConnectionLimitError(
-            cluster,
-            f"{whose}PgBouncer had no server connection to give for its query_wait_timeout; raise default_pool_size where "
-            "the server has room, or look for transactions that stay open",
-        )
+        return ConnectionLimitError(cluster, f"{whose}{_UNSERVED}")
     if state in _ENDED:
         return ServerUnavailableError(
             cluster, f"{whose}{_ENDED[state]}; what was not committed is rolled back, so do the transaction again"

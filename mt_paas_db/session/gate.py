@@ -113,7 +113,7 @@ class Gate:
         self._lock = threading.Lock()
         self._inbox: deque[tuple[Callable[[Any, float], None], Any]] = deque()
         self._parents: list[Slot] = []
-        # The budget's places outlive neither, so that they need not keep the gate alive.
+        # A place's end is told to the gate while there is one.
         itself = weakref.ref(self)
 
         def lost(place: Any) -> None:
@@ -129,15 +129,20 @@ class Gate:
 
         Raises `PoolExhaustedError` after `timeout_s`.
         """
-        with self._lock:
-            slot = self._budget.take(member, self._clock())
-        if self._inbox or self._budget.closing:
-            self._settle()
+        slot = self.take_now(member)
         waited_s = 0.0
         if slot is None:
             slot, waited_s = self._wait(member)
         if self.listener is not None:
             self.listener.on_checkout(member.cell, waited_s)
+        return slot
+
+    def take_now(self, member: Member) -> Slot | None:
+        """Return a slot of `member`, None where it would have to wait for one."""
+        with self._lock:
+            slot = self._budget.take(member, self._clock())
+        if self._inbox or self._budget.closing:
+            self._settle()
         return slot
 
     def _wait(self, member: Member) -> tuple[Slot, float]:
@@ -189,7 +194,8 @@ class Gate:
 
     def resize(self, limit: int) -> None:
         """Set another limit. Who has more than it keeps them until they come back."""
-        self._budget.limit = limit
+        if limit != self._budget.limit:
+            self._receive(self._budget.resize, limit)
 
     def status(self) -> PoolStatus:
         """Return who has how many, now."""
@@ -232,7 +238,7 @@ class Gate:
                 slot.member.close(slot)
 
     def _forked(self) -> None:
-        """In a child: what is open is the parent's. It is kept, unused, as closing it here would speak on its socket."""
+        """In a child: what is open is the parent's. It is kept, unused: closing it here would speak on its socket."""
         self._lock = threading.Lock()
         self._inbox.clear()
         self._budget.forget(self._parents.append)

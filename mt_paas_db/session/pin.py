@@ -128,7 +128,9 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         f"SET LOCAL mt_paas.tenant='{tenant_id}'",
     ]
     limit_s = resolution.limits.statement_timeout_s if resolution.limits is not None else None
-    timeout_s = min((seconds for seconds in (options.statement_timeout_s, limit_s) if seconds is not None), default=None)
+    timeout_s = min(
+        (seconds for seconds in (options.statement_timeout_s, limit_s) if seconds is not None), default=None
+    )
     if timeout_s is not None:
         parts.append(f"SET LOCAL statement_timeout={max(1, round(timeout_s * 1000))}")
     # A path skips what does not exist or may not be used, silently; so ask. A missing schema is an error

@@ -121,7 +121,7 @@ class BudgetPool(Pool):
         """Let go of a connection whose event loop is closed: nothing can be sent on it any more."""
         connection: Any = record.dbapi_connection
         record.dbapi_connection = None
-        driver = getattr(connection, "driver_connection", None)
+        driver: Any = getattr(connection, "driver_connection", None)
         with suppress(Exception):  # the socket goes with its objects, if not by this
             driver.pgconn.finish() if hasattr(driver, "pgconn") else driver.terminate()
         self._gate.free(record)

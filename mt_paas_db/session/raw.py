@@ -23,6 +23,7 @@ from mt_paas_db.errors import ConfigurationError, ContextLostError, TenantMismat
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import Pinning, pin_state
 from mt_paas_db.session.door import Door
+from mt_paas_db.session.limits import Seat
 from mt_paas_db.session.pin import Pin, PinOptions
 
 
@@ -39,44 +40,65 @@ class RawConnectionContext:
         self._name = name
         self._options = options
         self._pin: Pin | None = None
+        self._seat: Seat | None = None
         self._connection: Connection | AsyncConnection | None = None
 
     def __enter__(self) -> Any:
         resolved = self._door.resolve(self._name)
         pin, engine = resolved.bind(self._door.engines.of(resolved.resolution.placement), self._options)
         self._use(pin)
-        connection = self._connection = engine.connect()
+        self._seat = self._door.limits.take(resolved.resolution)
         try:
-            connection.begin()
+            connection = self._connection = engine.connect()
+            try:
+                connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+            return self._handed_out(connection)
         except BaseException:
-            connection.close()
+            self._leave()
             raise
-        return self._handed_out(connection)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish(cast("Connection", self._connection), commit=kind is None)
+        try:
+            self._finish(cast("Connection", self._connection), commit=kind is None)
+        finally:
+            self._leave()
 
     async def __aenter__(self) -> Any:
         resolved = await self._door.aresolve(self._name)
         pin, engine = resolved.bind(self._door.engines.asyncio_of(resolved.resolution.placement), self._options)
         self._use(pin)
-        connection = self._connection = await engine.connect()
+        self._seat = await self._door.limits.atake(resolved.resolution)
         try:
-            await connection.begin()
+            connection = self._connection = await engine.connect()
+            try:
+                await connection.begin()
+            except BaseException:
+                await connection.close()
+                raise
+            return await connection.run_sync(self._handed_out)
         except BaseException:
-            await connection.close()
+            self._leave()
             raise
-        return await connection.run_sync(self._handed_out)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         connection = cast("AsyncConnection", self._connection)
         finished = connection.run_sync(lambda blocking: self._finish(blocking, commit=kind is None))
-        # A cancelled task must not leave the connection half closed.
-        await asyncio.shield(asyncio.ensure_future(finished))
+        try:
+            # A cancelled task must not leave the connection half closed.
+            await asyncio.shield(asyncio.ensure_future(finished))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._seat is not None:
+            self._seat.leave()
 
     def _use(self, pin: Pin) -> None:
         if self._pin is not None:
