@@ -13,7 +13,7 @@
     │   │   ├── ConnectionLimitError    the server, the role, the database or the pooler takes no more connections
     │   │   └── LoginRefusedError       password refused, or the role is gone or may not log in
     │   ├── ReadOnlyServerError         a write reached a standby
-    │   ├── PoolExhaustedError .cell .tenant_id ...  nobody gave a connection, or a place, back in time
+    │   ├── PoolExhaustedError .cell .tenant_id .limit .holders  nobody gave a connection, or a place, back in time
     │   ├── MissingRightsError          the admin's role may not do what the step needs
     │   ├── PoolerModeError             the pooler behind the app DSN breaks transactions or statements
     │   ├── PoolerConsoleError          PgBouncer's console does not answer, or not to this user

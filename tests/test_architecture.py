@@ -159,7 +159,12 @@ ERRORS = [
     for _, error in inspect.getmembers(errors, inspect.isclass)
     if issubclass(error, TenancyError) and error.__module__ == errors.__name__
 ]
-SAMPLES: dict[str, Any] = {"int": 7, "tuple[str, ...]": ("active", "suspended")}
+SAMPLES: dict[str, Any] = {
+    "int": 7,
+    "float": 1.5,
+    "tuple[str, ...]": ("active", "suspended"),
+    "tuple[tuple[str, int], ...]": (("advisor_app", 7),),
+}
 
 
 def sample(error: type[TenancyError]) -> TenancyError:

@@ -148,7 +148,7 @@ class TenantSessionContext:
         engine = self._door.engines.of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
-        if resolved.resolution.limits is not None:
+        if resolved.resolution.limits.max_sessions is not None:
             self._seat = self._door.limits.take(resolved.resolution)
         session = TenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
         self._session = session
@@ -175,7 +175,7 @@ class TenantSessionContext:
         engine = self._door.engines.asyncio_of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
         self._check_context(pin)
-        if resolved.resolution.limits is not None:
+        if resolved.resolution.limits.max_sessions is not None:
             self._seat = await self._door.limits.atake(resolved.resolution)
         session = AsyncTenantSession(bound, pin=pin, expire_on_commit=self._expire_on_commit)
         self._session = session

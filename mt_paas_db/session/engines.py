@@ -28,7 +28,7 @@ from mt_paas_db.session.faults import connection_fault, server_fault
 from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.pool import BudgetPool
-from mt_paas_db.session.pooler import Driver, PoolerProfile
+from mt_paas_db.session.pooler import Driver, PoolerProfile, when_refused
 
 _Loop = asyncio.AbstractEventLoop  # in the class below, `asyncio` is a method
 
@@ -55,6 +55,7 @@ class Engines:
         self._refused = refused
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
+        self._tiers: dict[tuple[str, str | None], Tier] = {}
         self._blocking: dict[_Key, Engine] = {}
         self._asyncio: dict[_Loop, dict[_Key, AsyncEngine]] = {}
         self._parents: list[Any] = []
@@ -140,13 +141,19 @@ class Engines:
         return self.asyncio(placement.credentials, login=self._own_login(placement))
 
     def _own_login(self, placement: Placement) -> str | None:
-        return None if placement.login_role == self._shared_login else placement.login_role
+        if placement.login_role == self._shared_login:
+            return None
+        self._tiers[placement.credentials, placement.login_role] = placement.tier
+        return placement.login_role
+
+    def _tier(self, entry: str, login: str | None) -> Tier:
+        return Tier.ROLE if login is None else self._tiers.get((entry, login), Tier.LOGIN)
 
     def credentials(self, entry: str, login: str | None = None) -> URL:
         """Return the DSN of sessions, as it is now, as a URL whose driver is still open."""
         if login is None:
             return cluster_url(self._credentials, entry, "app")
-        return login_url(self._settings, self._credentials, entry, login)
+        return login_url(self._settings, self._credentials, entry, login, tier=self._tier(entry, login))
 
     def _url(self, key: _Key, driver: Driver, *, suffix: str = "") -> URL:
         entry, role, login = key
@@ -172,7 +179,7 @@ class Engines:
         if settings.pooling == "none":
             return {"poolclass": NullPool}
         options.update(poolclass=BudgetPool, gate=self.gate, cluster=entry, cell=login or self._shared_login, loop=loop)
-        if login is not None:
+        if self._tier(entry, login) is Tier.LOGIN:
             # The server ends a tenant's own connections when the tenant is closed, so ask first.
             options["pool_pre_ping"] = True
         return options
@@ -197,7 +204,8 @@ class Engines:
             try:
                 return dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
             except Exception as error:  # whatever the driver raises here means: no connection
-                raise connection_fault(error, cluster=entry, url=url) from error
+                otherwise = when_refused(self._profile(entry), login)
+                raise connection_fault(error, cluster=entry, url=url, otherwise=otherwise) from error
 
         event.listen(engine, "do_connect", connect)
         event.listen(

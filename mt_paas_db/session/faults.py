@@ -38,7 +38,6 @@ _LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log i
 _FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
 _UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
 _MOMENT = "the server is starting or stopping; try again in a moment"
-_ELSE = "check the app DSN and that the server runs"
 
 _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     # A SQLSTATE, or a pattern in the text. The first row that fits decides.
@@ -66,7 +65,7 @@ _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     (
         "no such user",
         LoginRefusedError,
-        "PgBouncer does not know it: add it to userlist.txt, or set auth_query",
+        "PgBouncer does not know it: `mt-paas-db pgbouncer reload` makes it known",
     ),
     ("28000", LoginRefusedError, _LOCKED_OUT),
     ('role "[^"]*" does not exist|is not permitted to log in', LoginRefusedError, _LOCKED_OUT),
@@ -87,12 +86,15 @@ _ENDED = {
 }
 
 
-def connection_fault(error: Exception, *, cluster: str, url: URL) -> ServerUnavailableError:
-    """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said."""
+def connection_fault(error: Exception, *, cluster: str, url: URL, otherwise: str) -> ServerUnavailableError:
+    """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said.
+
+    `otherwise` is what to do about what is not known here.
+    """
     text, state = str(error).strip(), sqlstate_of(error)
     kind, remedy = next(
         ((kind, remedy) for sign, kind, remedy in _CONNECTING if sign == state or re.search(sign, text)),
-        (ServerUnavailableError, _ELSE),
+        (ServerUnavailableError, otherwise),
     )
     line = text.splitlines()[0] if text else type(error).__name__
     return kind(

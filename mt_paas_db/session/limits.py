@@ -51,7 +51,7 @@ class SessionLimits:
         return _seated(gate.take_now(member) or await greenlet_spawn(gate.take, member))
 
     def _gate(self, resolution: Resolution) -> Gate | None:
-        most = resolution.limits.max_sessions if resolution.limits is not None else None
+        most = resolution.limits.max_sessions
         if most is None:
             return None
         with self._lock:
