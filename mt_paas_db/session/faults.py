@@ -33,7 +33,7 @@ _UNSERVED = (
     "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
     "has room, or look for transactions that stay open"
 )
-_PASSWORD = "the password is another one: check the credentials of this login"  # noqa: S105
+_PASSWORD = "this is not its password: check its credentials; `mt-paas-db init` sets those of cells again"
 _LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log in"
 _FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
 _UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
