@@ -33,7 +33,7 @@ _UNSERVED = (
     "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
     "has room, or look for transactions that stay open"
 )
-_PASSWORD = "this is not its password: check its credentials; `mt-paas-db init` sets those of cells again"
+_NOT_ITS_OWN = "this is not its password: check its credentials; `mt-paas-db init` sets those of cells again"
 _LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log in"
 _FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
 _UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
@@ -59,8 +59,8 @@ _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     ("query_wait_timeout", ConnectionLimitError, _UNSERVED),
     ("53300", ConnectionLimitError, _FULL),
     ("too many clients already|connection slots are reserved", ConnectionLimitError, _FULL),
-    ("28P01", LoginRefusedError, _PASSWORD),
-    ("password authentication failed|SASL authentication failed", LoginRefusedError, _PASSWORD),
+    ("28P01", LoginRefusedError, _NOT_ITS_OWN),
+    ("password authentication failed|SASL authentication failed", LoginRefusedError, _NOT_ITS_OWN),
     ("no pg_hba.conf entry", LoginRefusedError, "pg_hba.conf has no line for this login, database and address"),
     (
         "no such user",
