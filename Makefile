@@ -17,6 +17,7 @@ SQLALCHEMY ?=
 BENCHMARKS ?= session imports fanout provision
 MATRIX_PG ?= 15 16 17 18
 STEPS ?= 100000
+MINUTES ?= 30
 
 # The lower bound that pyproject.toml promises.
 SQLALCHEMY_LOWEST := $(shell sed -n 's/^ *"sqlalchemy>=\([0-9.]*\)".*/\1/p' pyproject.toml)
@@ -82,10 +83,13 @@ matrix: $(STAMP) ## the whole suite on every PostgreSQL there is, and on the old
 	printf '%s\n' "$$report"; exit $$failed
 
 .PHONY: soak
-soak: $(STAMP) ## 100,000 steps of the state machine, other ones each time; STEPS=... and SEED=... choose
+soak: $(STAMP) ## 100,000 steps of the state machine, then 30 minutes of load and faults; STEPS=, MINUTES=, SEED= choose
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed: make soak SEED=$$seed repeats it"; \
+	failed=0; \
 	$(PY) -m pytest $(if $(PG),--pg $(PG)) tests/test_machine.py -k reads_is_what -rP --timeout 0 \
-	  -o faulthandler_timeout=0 --machine-steps $(STEPS) --machine-seed $$seed $(PYTEST_ARGS)
+	  -o faulthandler_timeout=0 --machine-steps $(STEPS) --machine-seed $$seed $(PYTEST_ARGS) || failed=1; \
+	$(PY) -m benchmarks soak --minutes $(MINUTES) --seed $$seed $(if $(PG),--pg $(PG)) || failed=1; \
+	exit $$failed
 
 .PHONY: venv
 venv: $(STAMP) ## only make the environment that the other targets use

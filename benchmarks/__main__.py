@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 BENCHMARKS: dict[str, str] = {
+    "churn": "benchmarks.churn",
     "fanout": "benchmarks.fanout",
     "imports": "benchmarks.imports",
     "isolation": "benchmarks.isolation",
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, str] = {
     "provision": "benchmarks.provision",
     "roles": "benchmarks.roles",
     "session": "benchmarks.session",
+    "soak": "benchmarks.soak",
 }
 
 

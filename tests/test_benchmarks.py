@@ -92,7 +92,7 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
     [
         (
             ["nonsense"],
-            "no benchmark 'nonsense'; there is fanout, imports, isolation, memory, peers_isolation, pool",
+            "no benchmark 'nonsense'; there is churn, fanout, imports, isolation, memory, peers_isolation",
         ),
         (["imports", "--nonsense"], "--nonsense"),
         (["imports", "--plot", "x.svg"], "no plot"),

@@ -5,19 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import psycopg
 import pytest
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, OperationalError, ProgrammingError
 
+from benchmarks import soak
 from benchmarks.__main__ import main
 from benchmarks.plot import Chart, Line, powers, svg
 from benchmarks.pool import Point, percentile, points
+from benchmarks.scaling.ground import FleetInCells, make_models
 from benchmarks.scaling.load import SKEWED, UNIFORM, LeakError, Picks, closed_loop, kind_of, open_loop
+from benchmarks.scaling.visits import Clients, Seen, allowed
 from benchmarks.scaling.watch import private_mib, resident_mib
-from tests.servers import find_pgbouncer
+from mt_paas_db.errors import (
+    PlacementChangedError,
+    ServerUnavailableError,
+    TenantMismatchError,
+    TenantSuspendedError,
+    UnknownTenantError,
+)
+from tests.fleet import Service
+from tests.servers import PostgresServer, find_pgbouncer
 from tests.test_benchmarks import check_document
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -52,7 +66,7 @@ def test_pool_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.Capture
             case = f"{way}, 12 clients, 16 tenants, {shape}"
             assert rows[f"{case}: throughput"]["median"] > 0
             assert rows[f"{case}: latency"]["n"] > 0
-            assert 1 <= rows[f"{case}: server connections"]["median"] <= 4 + 5  # and those of look-ups
+            assert 1 <= rows[f"{case}: server connections"]["median"] <= 2 * 4 + 5  # of two cells, and of look-ups
             assert rows[f"{case}: server memory"]["median"] > 0.1
     # With an engine for each tenant the server runs out of connections, which is found and no error.
     assert "engine per tenant, 12 clients, 16 tenants, uniform: latency" not in rows
@@ -84,6 +98,106 @@ def test_roles_runs_end_to_end(major: str, tmp_path: Path) -> None:
             assert rows[f"PostgreSQL {major}, 9 tenants: {way}, {when}"]["n"] == 2
     assert [bar["limit"] for bar in document["bars"]] == [2.0, 2.0]
     assert len(picture.findall(f".//{SVG}polyline")) == 6
+
+
+def test_churn_runs_end_to_end(major: str, tmp_path: Path) -> None:
+    sizes = ["--tenants", "4", "--tables", "1", "--cell-size", "4", "--pairs", "2", "--seconds", "0.6"]
+    _, document, picture = run("churn", tmp_path, *sizes, "--rate", "5", "--connections", "4", "--pg", major)
+    rows = {row["case"]: row for row in document["rows"]}
+    assert [rows[f"{verb} under load"]["n"] for verb in ("create", "suspend", "delete")] == [6, 6, 6]
+    assert rows["without churn: latency"]["n"] == rows["with churn: latency"]["n"] > 0
+    assert document["bars"][1]["value"] == 0
+    assert len(picture.findall(f".//{SVG}polyline")) == 2
+
+
+def test_soak_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "soak.json"
+    sizes = ["--minutes", "0.1", "--tenants", "4", "--cell-size", "2", "--clients", "3", "--seed", "7"]
+    status = main(["soak", *sizes, "--pg", major, "--json", str(target)])
+    document = json.loads(target.read_text())
+    check_document(document, "soak")
+    out = capsys.readouterr().out
+    assert {bar["name"]: bar["holds"] for bar in document["bars"]} == {bar["name"]: True for bar in document["bars"]}, (
+        out
+    )
+    assert status == 0
+    for fault in ("postgresql restarts", "postgresql crashes"):
+        assert fault in out
+
+
+@pytest.fixture
+def few(server: PostgresServer) -> Iterator[FleetInCells]:
+    made = FleetInCells(Service(server, models=make_models(1)), tables=1)
+    made.begin()
+    made.grow(2)
+    yield made
+    made.close()
+    made.service.close()
+
+
+def test_the_soak_finds_a_row_at_the_wrong_tenant_and_a_transaction_that_stays(few: FleetInCells) -> None:
+    assert soak.misplaced(few) == []
+    with few.service.superuser() as su:
+        su.execute(f"INSERT INTO \"{few.places[0].schema}\".note (author, body) VALUES ('bench-00001', '')".encode())
+    assert soak.misplaced(few) == ["bench-00000 holds a row of bench-00001"]
+    with pytest.MonkeyPatch.context() as patch, psycopg.connect(few.dsn(few.plain)) as stays:
+        patch.setattr(soak, "_PATIENCE_S", 0.3)
+        stays.execute("SELECT 1")
+        assert soak.unsettled(few, soak.BUSY) == 1
+        stays.rollback()
+        assert soak.unsettled(few, soak.BUSY) == 0
+        assert soak.unsettled(few, soak.LEFT) == 1
+
+
+def test_a_visit_that_meets_another_tenants_row_is_a_leak(few: FleetInCells) -> None:
+    own, other = few.places
+    few.ask(f'INSERT INTO "{own.schema}".note (author, body) VALUES (%s, %s)', other.tenant_id, "")
+    few.ask(f'DELETE FROM "{own.schema}".note WHERE author <> %s', other.tenant_id)
+    spec = {
+        "blocking": True, "driver": "psycopg", "pooler": "direct", "dsn": few.dsn(few.service.login),
+        "installation": few.service.name, "tenants": [own.tenant_id], "guests": [own.tenant_id], "settings": {},
+    }  # fmt: skip
+
+    async def visit() -> Seen:
+        clients = Clients(spec)
+        seen = await clients.visit(clients=1, seconds=0.2, seed=1)
+        await clients.close()
+        return seen
+
+    seen = asyncio.run(visit())
+    assert f"{own.tenant_id} read rows of {other.tenant_id}" in seen.leaks
+    assert not seen.unexpected
+
+
+def broken(error: type[DBAPIError], sqlstate: str | None, *, lost: bool = False) -> DBAPIError:
+    original = Exception("the driver's")
+    original.sqlstate = sqlstate  # type: ignore[attr-defined]
+    return error("SELECT 1", None, original, connection_invalidated=lost)
+
+
+@pytest.mark.parametrize(
+    ("error", "with_own", "with_guest"),
+    [
+        (ServerUnavailableError("main", "down"), True, True),
+        (PlacementChangedError("a"), True, True),
+        (UnknownTenantError("a"), False, True),
+        (TenantSuspendedError("a", state="suspended"), False, True),
+        (TenantMismatchError("x", expected="a", found="b"), False, False),
+        (broken(OperationalError, None), True, True),
+        (broken(OperationalError, "57P01"), True, True),
+        (broken(ProgrammingError, None), False, False),
+        (broken(ProgrammingError, "42501"), False, True),
+        (broken(ProgrammingError, "42P01"), False, False),
+        (broken(ProgrammingError, "42P01", lost=True), True, True),
+        (psycopg.errors.AdminShutdown("the raw driver's"), True, True),
+        (psycopg.OperationalError("the raw driver's"), True, True),
+        (psycopg.errors.UndefinedTable("the raw driver's"), False, False),
+        (ValueError("x"), False, False),
+        (InvalidRequestError("x"), False, False),
+    ],
+)
+def test_errors_of_an_unknown_kind_are_not_let_through(error: Exception, with_own: bool, with_guest: bool) -> None:
+    assert (allowed(error, guest=False), allowed(error, guest=True)) == (with_own, with_guest)
 
 
 # -- clients

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -91,7 +91,7 @@ class Workers:
             worker.tell(what, **details)
         return [worker.hear() for worker in self._workers]
 
-    def load(self, what: str, *, share: dict[str, Sequence[float]], seed: int, **details: Any) -> Sample:
+    def load(self, what: str, *, share: Mapping[str, Sequence[float]], seed: int, **details: Any) -> Sample:
         """Let all load the server at once, each with its own of each `share`; return what they saw together."""
         busy = []
         for number, worker in enumerate(self._workers):

@@ -1,0 +1,99 @@
+"""What goes wrong in the soak: killed backends, cancelled statements, restarts; and guests, who come and go."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from benchmarks.scaling.ground import FleetInCells
+from mt_paas_db.errors import TenancyError
+from tests.servers import PgBouncer
+
+RESTARTS = ("pgbouncer restarts", "postgresql restarts", "postgresql crashes")
+
+_PICK = (
+    "SELECT {}(pid) FROM pg_catalog.pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+    " AND usename <> 'postgres' ORDER BY random() LIMIT %s"
+)
+
+
+@dataclass
+class Faults:
+    """Carries out faults, by chance, and counts them. `unexpected` holds what a change of a guest may not come to."""
+
+    fleet: FleetInCells
+    pooler: PgBouncer | None
+    guests: Sequence[str]
+    chance: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+    unexpected: list[str] = field(default_factory=list)
+
+    def go_on(self, seconds: float, restart: str | None) -> None:
+        """Do one thing after the other for so long, `restart` in the middle."""
+        began = time.monotonic()
+        ends, middle = began + seconds, began + seconds / 3
+        while (now := time.monotonic()) < ends:
+            if restart is not None and now >= middle:
+                self._restart(restart)
+                restart = None
+            else:
+                self._one()
+            time.sleep(self.chance.uniform(0.05, 0.4))
+
+    def _one(self) -> None:
+        match self.chance.choices(("kill", "cancel", "guest", "move"), weights=(3, 2, 4, 1))[0]:
+            case "kill":
+                self._at_backends("pg_terminate_backend", self.chance.choice((1, 1, 2, 8)), "backends killed")
+            case "cancel":
+                self._at_backends("pg_cancel_backend", 1, "statements cancelled")
+            case "guest":
+                self._change(self.chance.choice(self.guests))
+            case _:
+                self._move()
+
+    def _at_backends(self, function: str, number: int, name: str) -> None:
+        try:
+            with self.fleet.service.superuser("postgres") as connection:
+                found = connection.execute(_PICK.format(function).encode(), (self.fleet.service.database, number))
+                self.done[name] += found.rowcount
+        except psycopg.OperationalError:  # the server is not there
+            return
+
+    def _change(self, guest: str) -> None:
+        admin = self.fleet.admin
+        verb = self.chance.choice(("create", "create", "suspend", "resume", "read_only", "maintenance", "delete"))
+        try:
+            if verb == "delete":
+                admin.archive(guest)
+                admin.delete(guest, confirm=guest)
+            else:
+                getattr(admin, verb)(guest)
+        except TenancyError as error:  # not in a state for it, mostly
+            self.done[f"refused: {type(error).__name__}"] += 1
+        except DBAPIError as error:
+            if not error.connection_invalidated and getattr(error.orig, "sqlstate", None) is not None:
+                self.unexpected.append(f"{verb} {guest}: {error}")
+            self.done["changes interrupted"] += 1
+        else:
+            self.done[f"{verb} of a guest"] += 1
+
+    def _move(self) -> None:
+        """Move a tenant to another cell."""
+
+    def _restart(self, kind: str) -> None:
+        match kind:
+            case "pgbouncer restarts":
+                if self.pooler is None:
+                    return
+                self.pooler.restart()
+            case "postgresql restarts":
+                self.fleet.server.restart()
+            case _:
+                self.fleet.server.restart(immediately=True)
+        self.done[kind] += 1
