@@ -37,6 +37,9 @@
     │   ├── SchemaMissingError .schema  the catalog knows the tenant, the database lost its schema or rights
     │   ├── NoOwnLoginError             the tenant has no login of its own, and so no DSN
     │   └── PlacementChangedError       the tenant moved or was created anew: open a new session
+    ├── CellError              .cell    a cell cannot be used, or changed, like this
+    │   ├── UnknownCellError            there is no such cell
+    │   └── CellFullError      .size    it has as many tenants as fit
     ├── MigrationRefusedError .hazards  the plan would destroy data, or do to shared tables what is for tenants
     ├── UnknownRunError        .run_id
     ├── ForeignFileError       .path    a file would be overwritten that was not written, or was changed since
@@ -386,6 +389,31 @@ class PlacementChangedError(TenantError):
 
     def __init__(self, tenant_id: str) -> None:
         super().__init__(tenant_id, "was moved, or deleted and created anew, meanwhile; open a new session")
+
+
+class CellError(TenancyError):
+    """A cell cannot be used, or changed, like this; nothing was changed. ``cell`` is its name."""
+
+    def __init__(self, cell: str, message: str) -> None:
+        super().__init__(f"cell {cell!r}: {message}")
+        self.cell = cell
+
+
+class UnknownCellError(CellError):
+    """There is no such cell."""
+
+    def __init__(self, cell: str) -> None:
+        super().__init__(cell, "there is none of this name; `mt-paas-db cell list` shows those there are")
+
+
+class CellFullError(CellError):
+    """A cell has as many tenants as fit. ``size`` is the setting `cell_size`."""
+
+    def __init__(self, cell: str, size: int) -> None:
+        super().__init__(
+            cell, f"it has {size} tenants, as many as fit; move to another one, to 'new', or raise MT_PAAS_DB_CELL_SIZE"
+        )
+        self.size = size
 
 
 class MigrationRefusedError(TenancyError):

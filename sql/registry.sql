@@ -47,6 +47,92 @@ SELECT name, cluster, login_role
   FROM mt_paas.cell
  WHERE name = :name;
 
+-- name: cell_loads
+-- Each cell, how many tenants it has, and of how many others its login is still a member.
+SELECT c.name, c.cluster, c.login_role, c.created_at,
+       (SELECT count(*) FROM mt_paas.tenant t WHERE t.cell = c.name) AS tenants,
+       coalesce(s.strays, 0) AS strays
+  FROM mt_paas.cell c
+  LEFT JOIN (SELECT l.rolname, count(*) AS strays
+               FROM pg_catalog.pg_roles l
+               JOIN pg_catalog.pg_auth_members m ON m.member = l.oid
+               JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+               JOIN mt_paas.tenant t ON t.role_name = r.rolname
+               JOIN mt_paas.cell own ON own.name = t.cell AND own.login_role <> l.rolname
+              WHERE l.rolname = :login OR l.rolname ~ ('^' || :login || '_[0-9]+$')
+              GROUP BY l.rolname) s ON s.rolname = c.login_role
+ WHERE CAST(:name AS text) IS NULL OR c.name = :name
+ ORDER BY c.created_at, c.name;
+
+-- name: tenants_in
+SELECT count(*) FROM mt_paas.tenant WHERE cell = :cell;
+
+-- name: lock_all
+SELECT generation
+  FROM mt_paas.tenant
+ WHERE generation = ANY (CAST(:generations AS bigint[]))
+ ORDER BY generation
+   FOR UPDATE NOWAIT;
+
+-- name: set_cells
+UPDATE mt_paas.tenant
+   SET cell = :cell,
+       placed_at = clock_timestamp()
+ WHERE generation = ANY (CAST(:generations AS bigint[]));
+
+-- name: set_login
+UPDATE mt_paas.cell
+   SET login_role = :login_role
+ WHERE name = :cell;
+
+-- name: placed
+UPDATE mt_paas.tenant
+   SET placed_at = clock_timestamp()
+ WHERE generation = ANY (CAST(:generations AS bigint[]));
+
+-- name: record_moved
+INSERT INTO mt_paas.event (actor, action, tenant_id, generation, outcome, detail)
+SELECT :actor, :action, t.tenant_id, t.generation, 'done',
+       jsonb_build_object('from', t.cell, 'from_login', c.login_role) || CAST(:detail AS jsonb)
+  FROM mt_paas.tenant t
+  JOIN mt_paas.cell c ON c.name = t.cell
+ WHERE t.generation = ANY (CAST(:generations AS bigint[]))
+ ORDER BY t.generation;
+
+-- name: strays
+-- Logins of the installation that may take the role of a tenant that connects as another now.
+SELECT t.generation, t.tenant_id, l.rolname AS login,
+       t.placed_at + make_interval(secs => i.cache_bound_s) <= clock_timestamp() AS due,
+       t.placed_at + make_interval(secs => i.cache_bound_s) AS due_at
+  FROM mt_paas.tenant t
+ CROSS JOIN mt_paas.installation i
+  JOIN mt_paas.cell c ON c.name = t.cell
+  JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+  JOIN pg_catalog.pg_auth_members m ON m.roleid = r.oid
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member
+ WHERE (l.rolname = :login OR l.rolname ~ ('^' || :login || '_[0-9]+$'))
+   AND l.rolname <> c.login_role
+   AND (CAST(:generations AS bigint[]) IS NULL OR t.generation = ANY (CAST(:generations AS bigint[])))
+ GROUP BY t.generation, t.tenant_id, l.rolname, due, due_at
+ ORDER BY t.generation, l.rolname;
+
+-- name: settles_in
+-- Seconds until no process remembers where these tenants were before.
+SELECT coalesce(extract(epoch FROM max(t.placed_at) + make_interval(secs => max(i.cache_bound_s)) - clock_timestamp()), 0)
+  FROM mt_paas.tenant t
+ CROSS JOIN mt_paas.installation i
+ WHERE t.generation = ANY (CAST(:generations AS bigint[]));
+
+-- name: unused_logins
+-- Made for a cell that has another login now, or is gone; nobody is let in by them.
+SELECT l.rolname
+  FROM pg_catalog.pg_roles l
+ WHERE l.rolname ~ ('^' || :login || '_[0-9]+$')
+   AND pg_catalog.shobj_description(l.oid, 'pg_authid') = :description
+   AND NOT EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = l.rolname)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = l.oid)
+ ORDER BY l.rolname;
+
 -- name: shared_cells
 SELECT name, cluster, login_role
   FROM mt_paas.cell
@@ -70,12 +156,6 @@ UPDATE mt_paas.tenant t
          LIMIT 1) found
  WHERE t.generation = :generation
 RETURNING found.name, found.cluster, found.login_role;
-
--- name: set_cell
-UPDATE mt_paas.tenant
-   SET cell = :cell,
-       placed_at = clock_timestamp()
- WHERE generation = :generation;
 
 -- name: next_generation
 SELECT nextval('mt_paas.tenant_generation');
@@ -225,6 +305,7 @@ SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.cre
   JOIN mt_paas.cluster k ON k.name = c.cluster
  WHERE (CAST(:generation AS bigint) IS NULL OR t.generation = :generation)
    AND (CAST(:state AS text) IS NULL OR t.state = :state)
+   AND (CAST(:cell AS text) IS NULL OR t.cell = :cell)
    AND t.tenant_id > :after
  ORDER BY t.tenant_id
  LIMIT :page_size;

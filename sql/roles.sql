@@ -66,6 +66,13 @@ SELECT pg_catalog.pg_terminate_backend(pid, 5000)
   FROM pg_catalog.pg_stat_activity
  WHERE usename = :login;
 
+-- name: end_idle_backends
+-- One in a transaction goes on, and is told.
+SELECT state IS DISTINCT FROM 'idle' AS in_use,
+       CASE WHEN state = 'idle' THEN pg_catalog.pg_terminate_backend(pid, 5000) END
+  FROM pg_catalog.pg_stat_activity
+ WHERE usename = :login;
+
 -- name: admin_takes_role
 -- A superuser needs none; any other admin must be able to act as the owner.
 GRANT {role} TO CURRENT_USER;
@@ -134,12 +141,22 @@ GRANT {role} TO {login} WITH INHERIT FALSE, SET TRUE;
 -- PostgreSQL 15: the login role is NOINHERIT, which decides at run time.
 GRANT {role} TO {login};
 
--- name: grantors
--- From PostgreSQL 16 on a membership belongs to who granted it, and REVOKE takes back one grantor's only.
-SELECT pg_catalog.pg_get_userbyid(m.grantor)
+-- name: logins_in
+-- Which of the installation's logins may take a tenant's role, by whose grant: its own cell's, and for a while one that
+-- it was moved from. From PostgreSQL 16 on a membership belongs to who granted it, and REVOKE takes back one grantor's.
+SELECT l.rolname AS login, pg_catalog.pg_get_userbyid(m.grantor) AS grantor
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid AND r.rolname = :role
-  JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login;
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member
+ WHERE l.rolname = :login OR l.rolname ~ ('^' || :login || '_[0-9]+$');
+
+-- name: still_in
+-- Those that may take it all the same, by another role or by a grant that was not taken back.
+SELECT l.rolname
+  FROM pg_catalog.pg_roles l
+ WHERE (l.rolname = :login OR l.rolname ~ ('^' || :login || '_[0-9]+$'))
+   AND (CAST(:logins AS text[]) IS NULL OR l.rolname = ANY (CAST(:logins AS text[])))
+   AND pg_catalog.pg_has_role(l.oid, CAST(:role AS name), 'MEMBER');
 
 -- name: login_leaves
 REVOKE {role} FROM {login} GRANTED BY {grantor} CASCADE;

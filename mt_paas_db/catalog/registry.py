@@ -18,6 +18,7 @@ from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import (
     CATALOG_VERSION,
     Cell,
+    CellLoad,
     Event,
     Installation,
     Limits,
@@ -30,6 +31,9 @@ from mt_paas_db.catalog.values import (
 from mt_paas_db.errors import CatalogMissingError, CatalogVersionError, NameReservedError, UnknownTenantError
 
 _FILE = "registry"
+
+LOGIN_OF_A_CELL = "mt_paas_db: login of a cell"
+"""The comment on a role that was made for a cell, and may be dropped when no cell has it any more."""
 _PAGE = 500
 
 # No schema, no function, no table; or no right to use them.
@@ -115,10 +119,10 @@ def by_generation(connection: Connection, generation: int) -> Tenant | None:
     return next(iter(_page(connection, generation=generation)), None)
 
 
-def tenants(connection: Connection, *, state: TenantState | None = None) -> Iterator[Tenant]:
+def tenants(connection: Connection, *, state: TenantState | None = None, cell: str | None = None) -> Iterator[Tenant]:
     """Yield tenants in the order of their ids, read in pages of 500; memory stays flat."""
     after = ""
-    while page := _page(connection, state=state, after=after):
+    while page := _page(connection, state=state, cell=cell, after=after):
         yield from page
         after = page[-1].tenant_id
 
@@ -128,11 +132,12 @@ def _page(
     *,
     generation: int | None = None,
     state: TenantState | None = None,
+    cell: str | None = None,
     after: str = "",
 ) -> list[Tenant]:
     rows = connection.execute(
         query(_FILE, "tenants"),
-        {"generation": generation, "state": state, "after": after, "page_size": _PAGE},
+        {"generation": generation, "state": state, "cell": cell, "after": after, "page_size": _PAGE},
     ).mappings()
     return [_tenant(row) for row in rows]
 
@@ -191,6 +196,53 @@ def begin_tenant(connection: Connection, name: TenantName) -> tuple[Tenant | Non
     if row["found"] is not None and (tenant := by_generation(connection, row["found"])) is not None:
         return tenant, 0
     return None, row["fresh"] or next_generation(connection)
+
+
+def cell(connection: Connection, name: str) -> Cell | None:
+    """Return a cell by its name, or None."""
+    row = connection.execute(query(_FILE, "cell"), {"name": name}).mappings().one_or_none()
+    return None if row is None else Cell(**row)
+
+
+def cell_loads(connection: Connection, *, login: str, name: str | None = None) -> list[CellLoad]:
+    """Return all cells, or one, the oldest first. `login` is the first cell's."""
+    rows = connection.execute(query(_FILE, "cell_loads"), {"login": login, "name": name}).mappings()
+    return [CellLoad(cell=Cell(**row), **row) for row in rows]
+
+
+def tenants_in(connection: Connection, cell: str) -> int:
+    """Return how many tenants a cell has, in whatever state."""
+    return int(connection.execute(query(_FILE, "tenants_in"), {"cell": cell}).scalar_one())
+
+
+def lock_all(connection: Connection, generations: Sequence[int]) -> None:
+    """Hold tenants' rows until the transaction ends. The driver's error 55P03 where somebody else holds one."""
+    connection.execute(query(_FILE, "lock_all"), {"generations": list(generations)}).all()
+
+
+def record_moved(
+    connection: Connection, generations: Sequence[int], *, action: str, actor: str, detail: dict[str, Any]
+) -> None:
+    """Append a line for each of these tenants to the log, with the cell and login that it has now."""
+    values = {"generations": list(generations), "action": action, "actor": actor}
+    run(connection, "record_moved", **values, detail=json.dumps(detail))
+
+
+def strays(connection: Connection, *, login: str, generations: Sequence[int] | None = None) -> Sequence[RowMapping]:
+    """Return the logins that may take the role of a tenant that has left their cell. `login` is the first cell's."""
+    values = {"login": login, "generations": None if generations is None else list(generations)}
+    return connection.execute(query(_FILE, "strays"), values).mappings().all()
+
+
+def settles_in(connection: Connection, generations: Sequence[int]) -> float:
+    """Return the seconds until no process can remember where these tenants were before; 0 or less if none can."""
+    return float(connection.execute(query(_FILE, "settles_in"), {"generations": list(generations)}).scalar_one())
+
+
+def unused_logins(connection: Connection, *, login: str) -> list[str]:
+    """Return the logins that were made for a cell, and that no cell has and no tenant's role was granted to."""
+    values = {"login": login, "description": LOGIN_OF_A_CELL}
+    return list(connection.execute(query(_FILE, "unused_logins"), values).scalars())
 
 
 def shared_cells(connection: Connection, *, cluster: str) -> list[Cell]:

@@ -83,6 +83,15 @@ class Cell(_Value):
         return Tier.LOGIN if self.name == self.login_role else Tier.ROLE
 
 
+class CellLoad(_Value):
+    """A cell and what is in it. `strays` are tenants that have left, and whose role its login may still take."""
+
+    cell: Cell
+    created_at: datetime
+    tenants: int
+    strays: int
+
+
 class Tenant(_Value):
     """A row of the catalog. Times are aware, in the server's time zone."""
 

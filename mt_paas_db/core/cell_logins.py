@@ -66,10 +66,9 @@ def set_password(step: AdminTransaction, cell: Cell) -> None:
 
 
 def _made(step: AdminTransaction, login: str) -> list[Named]:
-    description = Literal(f"mt_paas_db login of installation {step.roles.installation}")
     return [
         ("create_login", {"login": login}),
-        ("comment_login", {"login": login, "description": description}),
+        ("comment_login", {"login": login, "description": Literal(registry.LOGIN_OF_A_CELL)}),
         *_kept(step, login),
     ]
 

@@ -13,6 +13,8 @@ from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Ten
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.bulk import Created, NewTenant
+from mt_paas_db.core.cells import Cells
+from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.doctor import examine, readiness
 from mt_paas_db.core.install import initialize
@@ -93,6 +95,11 @@ class TenantManager:
         from mt_paas_db.migrate.project import find_scripts
 
         return Fleet(self.settings, self._credentials, find_scripts(self.settings, self._script_location))
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The cells that tenants share, and the verbs that move tenants between them while they serve."""
+        return Cells(Changes(self._admin, self.settings), self._credentials)
 
     # -- sessions
 

@@ -31,6 +31,6 @@ def place(step: AdminTransaction, tenant: Tenant, *, size: int) -> Tenant:
     found = registry.place_tenant(step.connection, tenant.generation, cluster=step.cluster, size=size)
     if found is None:
         found = make_cell(step)
-        registry.run(step.connection, "set_cell", generation=tenant.generation, cell=found.name)
+        registry.run(step.connection, "set_cells", generations=[tenant.generation], cell=found.name)
     placement = tenant.placement.model_copy(update={"cell": found.name, "login_role": found.login_role})
     return tenant.model_copy(update={"placement": placement})

@@ -63,11 +63,12 @@ def delete(
                 registry.run(step.connection, "delete_own_cell", name=placement.cell)
             with step.as_oneself():
                 for role in roles:
-                    _drop_role(step, role)
+                    drop_role(step, role)
             changes.record(step, "delete", tenant, actor)
 
 
-def _drop_role(step: AdminTransaction, role: str) -> None:
+def drop_role(step: AdminTransaction, role: str) -> None:
+    """Drop a role with all its rights, if it is there. Acts as the admin."""
     if not step.ask("role_exists", role=role):
         return
     if not step.oneself.rolsuper:

@@ -7,6 +7,7 @@ the server, at its next transaction (a closed tenant) or at its next write (a re
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -42,7 +43,9 @@ def enter(step: AdminTransaction, tenant: Tenant, state: TenantState, *, reason:
         join(step, tenant)
     else:
         with step.as_oneself():
-            _leave(step, tenant)
+            if tenant.placement.tier is Tier.LOGIN and step.ask("role_exists", role=tenant.placement.login_role):
+                step.run("own_login_closes", login=tenant.placement.login_role)
+            leave(step, tenant)
 
 
 def join(step: AdminTransaction, tenant: Tenant) -> None:
@@ -90,18 +93,30 @@ def _own_login_opens(step: AdminTransaction, tenant: Tenant) -> list[Named]:
     return [opens] if password is None else [opens, step.set_password(login, password, stable=True)]
 
 
-def _leave(step: AdminTransaction, tenant: Tenant) -> None:
-    role, login = tenant.placement.role_name, tenant.placement.login_role
-    if tenant.placement.tier is Tier.LOGIN and step.ask("role_exists", role=login):
-        step.run("own_login_closes", login=login)
+def let_in(step: AdminTransaction, tenants: Sequence[Tenant], login: str) -> None:
+    """Let a cell's login take the roles of those tenants that are open. Acts as the owner, and ends so."""
+    roles = [sql.Identifier(tenant.placement.role_name) for tenant in tenants if tenant.state.serves]
+    if roles:
+        suffix = "" if step.oneself.version >= 160_000 else "_15"
+        step.run_as_oneself((f"login_joins{suffix}", {"role": sql.SQL(", ").join(roles), "login": login}))
+
+
+def leave(step: AdminTransaction, tenant: Tenant, logins: Collection[str] | None = None) -> None:
+    """Let these logins no longer take a tenant's role: all of the installation's, where none are named. As the admin.
+
+    Raises `MissingRightsError` where one keeps it by a grant that is not ours to revoke.
+    """
+    role, app = tenant.placement.role_name, step.roles.login
     if not step.ask("role_exists", role=role):
         return  # lost behind our back; nobody can take it
-    if step.oneself.version >= 160_000:
-        for (grantor,) in step.rows("grantors", role=role, login=login):
-            step.run("login_leaves", role=role, login=login, grantor=grantor)
-    else:
-        step.run("login_leaves_15", role=role, login=login)
-    if step.ask("may_take", role=role, login=login):
+    for login, grantor in step.rows("logins_in", role=role, login=app):
+        if logins is None or login in logins:
+            if step.oneself.version >= 160_000:
+                step.run("login_leaves", role=role, login=login, grantor=grantor)
+            else:
+                step.run("login_leaves_15", role=role, login=login)
+    wanted = None if logins is None else list(logins)
+    for (login,) in step.rows("still_in", role=role, login=app, logins=wanted):
         raise MissingRightsError(
             step.cluster,
             f"tenant {tenant.tenant_id!r} was not closed: {login!r} is still a member of {role!r}, "
