@@ -14,7 +14,7 @@ from benchmarks.report import Bar, Result, Row, environment
 SUMMARY = "CPU time of `import mt_paas_db` over a bare Python, in fresh processes"
 
 LIMIT_MS = 50.0
-HEAVY = ("sqlalchemy", "alembic", "typer", "psycopg", "asyncpg")
+HEAVY = ("sqlalchemy", "alembic", "typer", "psycopg", "asyncpg", "opentelemetry")
 """What the import must not load."""
 
 _PROCESSES = 10

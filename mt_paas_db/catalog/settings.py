@@ -118,6 +118,9 @@ class Settings(BaseSettings):
         pool_pre_ping: Ask a connection whether it lives before each use.
         pooling: ``process``, or ``none``: each session connects anew, to a pooler close by.
         connect_timeout_s: Seconds to wait for a connection.
+        name_tenant: How the server is told whose a transaction is: as its ``application_name``, by an sqlcommenter
+            ``comment`` behind each statement, or by one that also holds the trace's ``traceparent``.
+        metrics_tenant_label: Put the tenant's id among the labels of metrics: time series of their own for each.
     """
 
     model_config = SettingsConfigDict(
@@ -152,6 +155,8 @@ class Settings(BaseSettings):
     pool_pre_ping: bool = False
     pooling: Literal["process", "none"] = "process"
     connect_timeout_s: float = Field(default=10.0, gt=0, le=_DAY_S, allow_inf_nan=False)
+    name_tenant: Literal["application_name", "comment", "traced_comment"] | None = None
+    metrics_tenant_label: bool = False
 
     @classmethod
     def settings_customise_sources(

@@ -16,6 +16,7 @@ from mt_paas_db.cli.audit import audit
 from mt_paas_db.cli.exit_codes import FAILED, OK, USAGE
 from mt_paas_db.cli.failure import complain, print_document, report
 from mt_paas_db.cli.isolation import isolation_app
+from mt_paas_db.cli.metrics import metrics
 from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
 from mt_paas_db.cli.pgbouncer import pgbouncer_app
@@ -39,6 +40,7 @@ app.add_typer(migrate_app, name="migrate")
 app.add_typer(isolation_app, name="isolation")
 app.add_typer(pgbouncer_app, name="pgbouncer")
 app.command()(audit)
+app.command()(metrics)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
 from mt_paas_db.session.raw import RawConnectionContext
+from mt_paas_db.telemetry.exposition import Family
 
 if TYPE_CHECKING:
     from mt_paas_db.core.manager import TenantManager
@@ -89,6 +90,10 @@ class AsyncTenantManager:
     async def doctor(self) -> Report:
         """Asyncio version of `TenantManager.doctor`."""
         return await asyncio.to_thread(self._manager.doctor)
+
+    async def metrics(self, *, tenants: int = 0) -> tuple[Family, ...]:
+        """Asyncio version of `TenantManager.metrics`."""
+        return await asyncio.to_thread(self._manager.metrics, tenants=tenants)
 
     async def create(
         self,

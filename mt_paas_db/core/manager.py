@@ -17,6 +17,7 @@ from mt_paas_db.core.cells import Cells
 from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.doctor import examine, readiness
+from mt_paas_db.core.fleet_metrics import fleet_metrics
 from mt_paas_db.core.install import initialize
 from mt_paas_db.core.lifecycle import Lifecycle
 from mt_paas_db.core.models import Models, load_models, metadata_of
@@ -26,6 +27,7 @@ from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import Door, TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel, PinOptions
 from mt_paas_db.session.raw import RawConnectionContext
+from mt_paas_db.telemetry.exposition import Family
 
 if TYPE_CHECKING:
     from mt_paas_db.core.aio import AsyncTenantManager
@@ -221,6 +223,15 @@ class TenantManager:
         """Return what is wrong with the server, its roles, rights and pooler, and what mends it. Never raises
         for what a check finds, nor for a server that is down."""
         return examine(self._door, self._admin, self.settings, self._credentials)
+
+    def metrics(self, *, tenants: int = 0) -> tuple[Family, ...]:
+        """Return figures of the whole fleet, as Prometheus has them, with the sizes of the largest `tenants`.
+
+        Asks the home cluster by the admin DSN, in one transaction that reads only; one of its queries looks at each
+        tenant. `mt_paas_db.telemetry.exposition.render` makes the text. Raises `ServerUnavailableError`,
+        `CatalogMissingError`, `MissingRightsError`, `ConfigurationError`.
+        """
+        return fleet_metrics(self._admin, cell_size=None, largest=tenants)
 
     # -- lifecycle
 

@@ -19,6 +19,7 @@ from mt_paas_db.session.limits import Seat, SessionLimits
 from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
 from mt_paas_db.session.resolver import Resolved, Resolver, check_open, check_window
+from mt_paas_db.telemetry.probe import SessionWatch, Telemetry
 
 if TYPE_CHECKING:
     from mt_paas_db.errors import TenantError
@@ -45,8 +46,12 @@ class Door:
     def __init__(self, settings: Settings, credentials: CredentialProvider) -> None:
         self._home = settings.home_cluster
         self.requires = settings.requires or None
-        self.resolver = Resolver(cluster=self._home, ttl_s=settings.cache_ttl_s)
-        self.engines = Engines(settings, credentials, refused=self._refused)
+        self.telemetry = Telemetry(installation=settings.installation, tenant_label=settings.metrics_tenant_label)
+        self.resolver = Resolver(
+            cluster=self._home, ttl_s=settings.cache_ttl_s, named=settings.name_tenant == "application_name"
+        )
+        self.engines = Engines(settings, credentials, refused=self._refused, telemetry=self.telemetry)
+        self.telemetry.observe(self.resolver)
         self.limits = SessionLimits(settings.pool_timeout_s)
 
     def _refused(self, flavour: str) -> Refused:
@@ -56,7 +61,10 @@ class Door:
                 if flavour == "asyncio"
                 else self.engines.blocking(self._home, "catalog")
             )
-            return self.resolver.explain(catalog, pin, sqlstate)
+            told = self.resolver.explain(catalog, pin, sqlstate)
+            if told is not None and self.telemetry.probe is not None:
+                self.telemetry.probe.refused(told, pin.tenant_id)
+            return told
 
         return explain
 
@@ -97,7 +105,11 @@ class Door:
     def _remembered(self, name: TenantName, requires: tuple[str, ...] | None) -> Resolved | None:
         """Return a remembered answer that opens the door. A closed tenant is never remembered."""
         resolved = self.resolver.remembered(name)
-        return resolved if resolved is None or requires is None or resolved.has(requires) else None
+        if resolved is not None and requires is not None and not resolved.has(requires):
+            resolved = None
+        if self.telemetry.probe is not None:
+            self.telemetry.probe.looked_up(hit=resolved is not None)
+        return resolved
 
 
 def _check(resolved: Resolved, requires: tuple[str, ...] | None) -> None:
@@ -114,7 +126,17 @@ class TenantSessionContext:
     or where ``commit=False`` was asked for; the session is closed either way, and its objects stay readable.
     """
 
-    __slots__ = ("_commit", "_door", "_expire_on_commit", "_name", "_options", "_requires", "_seat", "_session")
+    __slots__ = (
+        "_commit",
+        "_door",
+        "_expire_on_commit",
+        "_name",
+        "_options",
+        "_requires",
+        "_seat",
+        "_session",
+        "_watch",
+    )
 
     def __init__(
         self,
@@ -141,9 +163,23 @@ class TenantSessionContext:
         self._commit = commit
         self._seat: Seat | None = None
         self._session: TenantSession | AsyncTenantSession | None = None
+        self._watch: SessionWatch | None = None
 
     def __enter__(self) -> TenantSession:
         self._use_once()
+        probe = self._door.telemetry.watching()
+        if probe is None:
+            return self._open()
+        watch = self._watch = probe.session(self._name, "blocking")
+        try:
+            session = self._open()
+        except BaseException as error:
+            watch.refused(error)
+            raise
+        watch.opened(session._pin)
+        return session
+
+    def _open(self) -> TenantSession:
         resolved = self._door.resolve(self._name, self._requires)
         engine = self._door.engines.of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
@@ -157,9 +193,16 @@ class TenantSessionContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watch is None:
+            self._leave(commit=kind is None and self._commit)
+        else:
+            with self._watch.ending(error, commit=self._commit):
+                self._leave(commit=kind is None and self._commit)
+
+    def _leave(self, *, commit: bool) -> None:
         session: Any = self._session
         try:
-            if kind is None and self._commit:
+            if commit:
                 session.expire_on_commit = False
                 session.commit()
         finally:
@@ -171,6 +214,19 @@ class TenantSessionContext:
 
     async def __aenter__(self) -> AsyncTenantSession:
         self._use_once()
+        probe = self._door.telemetry.watching()
+        if probe is None:
+            return await self._aopen()
+        watch = self._watch = probe.session(self._name, "asyncio")
+        try:
+            session = await self._aopen()
+        except BaseException as error:
+            watch.refused(error)
+            raise
+        watch.opened(session.sync_session._pin)
+        return session
+
+    async def _aopen(self) -> AsyncTenantSession:
         resolved = await self._door.aresolve(self._name, self._requires)
         engine = self._door.engines.asyncio_of(resolved.resolution.placement)
         pin, bound = resolved.bind(engine, self._options)
@@ -184,9 +240,16 @@ class TenantSessionContext:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watch is None:
+            await self._aleave(commit=kind is None and self._commit)
+        else:
+            with self._watch.ending(error, commit=self._commit):
+                await self._aleave(commit=kind is None and self._commit)
+
+    async def _aleave(self, *, commit: bool) -> None:
         session: Any = self._session
         try:
-            if kind is None and self._commit:
+            if commit:
                 session.sync_session.expire_on_commit = False
                 await session.commit()
         finally:

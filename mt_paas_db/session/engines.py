@@ -27,8 +27,10 @@ from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.faults import connection_fault, server_fault
 from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
+from mt_paas_db.session.naming import commenting, unique_texts
 from mt_paas_db.session.pool import BudgetPool
 from mt_paas_db.session.pooler import Driver, PoolerProfile, when_refused
+from mt_paas_db.telemetry.probe import Telemetry
 
 _Loop = asyncio.AbstractEventLoop  # in the class below, `asyncio` is a method
 
@@ -48,11 +50,18 @@ class Engines:
     """
 
     def __init__(
-        self, settings: Settings, credentials: CredentialProvider, *, refused: Callable[[str], Refused]
+        self,
+        settings: Settings,
+        credentials: CredentialProvider,
+        *,
+        refused: Callable[[str], Refused],
+        telemetry: Telemetry,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._refused = refused
+        self._telemetry = telemetry
+        self._comment = commenting(settings)
         self._shared_login = InstallationRoles(settings.installation).login
         self._lock = threading.Lock()
         self._tiers: dict[tuple[str, str | None], Tier] = {}
@@ -187,7 +196,8 @@ class Engines:
     def _connect_args(self, entry: str, driver: Driver) -> dict[str, Any]:
         seconds = self._settings.connect_timeout_s
         timeout = {"connect_timeout": max(1, round(seconds))} if driver == "psycopg" else {"timeout": seconds}
-        return {**self._profile(entry).connect_args(driver), **timeout}
+        unnamed = unique_texts(self._settings)
+        return {**self._profile(entry).connect_args(driver, unnamed=unnamed), **timeout}
 
     def _profile(self, entry: str) -> PoolerProfile:
         cluster = self._settings.clusters.get(entry)
@@ -223,6 +233,8 @@ class Engines:
                 pooled=pooled,
                 # Behind a pooler it is the server's connections that grow, and the pooler's to replace.
                 max_tenants=None if pooled else self._settings.pool_max_tenants,
+                telemetry=self._telemetry,
+                comment=self._comment,
             )
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.errors import ContextLostError, NoTenantError, ServerUnavailableError, TenantMismatchError
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, Refused, pin_state, state_of
+from mt_paas_db.telemetry.probe import Telemetry
 
 if TYPE_CHECKING:
     from mt_paas_db.session.pin import Pin
@@ -97,17 +98,28 @@ def _explain(engine: Engine, error: Exception) -> None:
         raise told from error
 
 
-def install(engine: Engine, refused: Refused, *, pooled: bool = False, max_tenants: int | None = None) -> None:
+def install(
+    engine: Engine,
+    refused: Refused,
+    *,
+    pooled: bool = False,
+    max_tenants: int | None = None,
+    telemetry: Telemetry | None = None,
+    comment: Callable[[Pin], str] | None = None,
+) -> None:
     """Guard `engine` and all engines bound from it; `refused` explains a pin that the server refused.
 
     `pooled` says that a pooler in transaction mode stands before the server, `max_tenants` how many tenants a
-    connection serves before it is closed.
+    connection serves before it is closed. `telemetry` is told how long pins take; `comment` says what goes behind each
+    statement.
     """
     dialect = cast("Pinning", engine.dialect)
     dialect.refused = refused
     dialect.guard = check_pin
     dialect.pooled = pooled
     dialect.max_tenants = max_tenants
+    dialect.telemetry = telemetry
+    dialect.comment = comment
     engine._connection_cls = PinnedConnection
 
     def suspect(_connection: Any, _record: Any, proxy: PoolProxiedConnection) -> None:

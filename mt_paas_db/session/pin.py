@@ -83,6 +83,7 @@ class Pin:
         generation: Which tenant of that id it is.
         schema: The schema, and the role of the same name.
         login_role: Who connects.
+        cell: The group of tenants that connect so.
         tier: Whether that is the tenant's own login.
     """
 
@@ -91,6 +92,7 @@ class Pin:
     generation: int
     schema: str
     login_role: str
+    cell: str
     tier: Tier
     options: PinOptions
     _begin: bytes
@@ -112,8 +114,8 @@ class Pin:
         return begin + (self._verified if verify else self._context)
 
 
-def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> Pin:
-    """Return the pin of a resolved tenant. Pure.
+def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions, named: bool = False) -> Pin:
+    """Return the pin of a resolved tenant; where `named`, it calls the transaction's connection after it. Pure.
 
     Raises `InvalidIdentifierError` where a name in the catalog is not one that this library writes:
     a catalog that was tampered with must not reach the SQL text.
@@ -127,6 +129,8 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         f"SET LOCAL search_path={path}",
         f"SET LOCAL mt_paas.tenant='{tenant_id}'",
     ]
+    if named:
+        parts.append(f"SET LOCAL application_name='{tenant_id}'")
     limit_s = resolution.limits.statement_timeout_s if resolution.limits is not None else None
     timeout_s = min(
         (seconds for seconds in (options.statement_timeout_s, limit_s) if seconds is not None), default=None
@@ -146,6 +150,7 @@ def make_pin(resolution: Resolution, *, asked_as: str, options: PinOptions) -> P
         generation=resolution.generation,
         schema=placement.schema_name,
         login_role=placement.login_role,
+        cell=placement.cell,
         tier=placement.tier,
         options=options,
         _begin=begin,

@@ -57,9 +57,9 @@ class PoolerProfile:
         """
         return self.kind == "direct"
 
-    def connect_args(self, driver: Driver) -> dict[str, Any]:
-        """Return the driver's connection arguments for this pooler."""
-        if self.named_statements:
+    def connect_args(self, driver: Driver, *, unnamed: bool = False) -> dict[str, Any]:
+        """Return the driver's connection arguments for this pooler; `unnamed` keeps statements unnamed without one."""
+        if self.named_statements and not unnamed:
             return {}
         if driver == "psycopg":
             return {"prepare_threshold": None}

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Collection
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,8 @@ from mt_paas_db.errors import (
 )
 from mt_paas_db.session.guard import EngineT, bind
 from mt_paas_db.session.pin import Pin, PinOptions, make_pin
+from mt_paas_db.telemetry import metrics
+from mt_paas_db.telemetry.metrics import Reading
 
 _MAX_ENTRIES = 50_000
 _MAX_PINS = 64  # of one tenant: a caller may compute its time-outs
@@ -43,6 +45,7 @@ class Resolved:
     name: TenantName
     resolution: Resolution
     expires_at: float
+    named: bool = False
     _bound: dict[tuple[PinOptions, int], tuple[Pin, Any, Any]] = field(default_factory=dict)
 
     def has(self, revisions: Collection[str]) -> bool:
@@ -59,18 +62,22 @@ class Resolved:
         if bound is None:
             if len(self._bound) >= _MAX_PINS:
                 self._bound.clear()
-            pin = make_pin(self.resolution, asked_as=self.name, options=options)
+            pin = make_pin(self.resolution, asked_as=self.name, options=options, named=self.named)
             # The engine is kept beside, so that its id cannot become another's while the key lives.
             bound = self._bound[key] = (pin, bind(engine, pin), engine)
         return bound[0], bound[1]
 
 
 class Resolver:
-    """The process's memory of where tenants live. Safe for threads."""
+    """The process's memory of where tenants live. Safe for threads.
 
-    def __init__(self, *, cluster: str, ttl_s: float) -> None:
+    Where `named`, the pins made from it name the tenant as the connection's ``application_name``.
+    """
+
+    def __init__(self, *, cluster: str, ttl_s: float, named: bool = False) -> None:
         self._cluster = cluster
         self._ttl_s = ttl_s
+        self._named = named
         self._lock = threading.Lock()
         self._known: OrderedDict[TenantName, Resolved] = OrderedDict()
 
@@ -90,7 +97,7 @@ class Resolver:
         asked_at = time.monotonic()
         resolution = registry.resolve(connection, name, cluster=self._cluster)
         bound_s = min(self._ttl_s, resolution.cache_bound_s)
-        resolved = Resolved(name=name, resolution=resolution, expires_at=asked_at + bound_s)
+        resolved = Resolved(name=name, resolution=resolution, expires_at=asked_at + bound_s, named=self._named)
         if not resolution.state.serves:
             with self._lock:
                 self._known.pop(name, None)
@@ -101,6 +108,15 @@ class Resolver:
             if len(self._known) > _MAX_ENTRIES:
                 self._known.popitem(last=False)
         return resolved
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield how many tenants this process remembers, by cell."""
+        now = time.monotonic()
+        with self._lock:
+            known = {r.resolution.generation: r for r in self._known.values() if now < r.expires_at}
+        cells = Counter(resolved.resolution.placement.cell for resolved in known.values())
+        for cell, tenants in cells.items():
+            yield Reading(metrics.REMEMBERED, ((metrics.CELL, cell),), tenants)
 
     def forget(self, generation: int) -> None:
         """Forget every answer that led to this tenant."""

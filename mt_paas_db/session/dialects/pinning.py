@@ -11,6 +11,7 @@ begins.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
 from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin, restoring
 from mt_paas_db.session.pool import wear_out
+from mt_paas_db.telemetry.probe import Telemetry
+from mt_paas_db.telemetry.sqlcomment import commented
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -113,12 +116,18 @@ class Pinning(_Base):
         pooled: Whether a pooler stands before the server.
         max_tenants: How many tenants a connection serves before it is closed; None for any number.
         guard: Called before each statement with its Connection; raises to keep it from being sent.
+        telemetry: Whom to tell how long a pin took, where somebody listens.
+        comment: Returns what goes behind each statement of a pin's transaction; None where nothing does.
+        doubled: Whether the driver reads ``%`` in a statement as a placeholder where there are parameters.
     """
 
     refused: Refused | None = None
     pooled: bool = False
     max_tenants: int | None = None
     guard: Callable[[Connection], None] | None = None
+    telemetry: Telemetry | None = None
+    comment: Callable[[Pin], str] | None = None
+    doubled: bool = False
     _probe: Connection | None = None
 
     def initialize(self, connection: Connection) -> None:
@@ -153,8 +162,18 @@ class Pinning(_Base):
         if context.compiled is None or context.isddl or context.is_text or "set_config" in statement:
             state_of(connection).textual = True
 
+    def _commented(self, statement: str, context: Any, *, doubled: bool) -> str:
+        """Return `statement` with the comment that names its tenant; what is not of a tenant's has none."""
+        if context is None or context.root_connection is self._probe:
+            return statement
+        pinned = state_of(context.root_connection).pinned
+        comment = self.comment(pinned) if self.comment is not None and pinned is not None else ""
+        return commented(statement, comment.replace("%", "%%") if doubled else comment)
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._check(statement, context)
+        if self.comment is not None:
+            statement = self._commented(statement, context, doubled=self.doubled)
         try:
             super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
         except self.loaded_dbapi.Error as error:
@@ -163,10 +182,14 @@ class Pinning(_Base):
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._check(statement, context)
+        if self.comment is not None:
+            statement = self._commented(statement, context, doubled=self.doubled)
         super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         self._check(statement, context)
+        if self.comment is not None:
+            statement = self._commented(statement, context, doubled=False)
         try:
             super().do_execute_no_params(cursor, statement, context)  # type: ignore[no-untyped-call]
         except self.loaded_dbapi.Error as error:
@@ -186,6 +209,8 @@ class Pinning(_Base):
             raise NoTenantError("a transaction on an engine of tenants")
         self._enter(state, pin)
         unseen = pin not in state.verified
+        probe = self.telemetry.probe if self.telemetry is not None else None
+        started = time.perf_counter() if probe is not None else 0.0
         try:
             self._send(state, pin.begin_message(state.level, verify=unseen))
         except self.loaded_dbapi.Error as error:
@@ -198,6 +223,9 @@ class Pinning(_Base):
             told = self.refused(pin, sqlstate)
             raise told or error from error
         state.pinned = pin
+        if probe is not None:
+            flavour = "asyncio" if self.is_async else "blocking"
+            probe.pinned(pin.cell, flavour, time.perf_counter() - started, pin.tenant_id)
         if unseen:
             state.verified.add(pin)
             state.tenants.add(pin.generation)

@@ -45,6 +45,7 @@ def _exchange(pgconn: pq.abc.PGconn, message: bytes) -> Generator[Any, Any, None
 
 class _PinnedPsycopg(Pinning, PGDialect_psycopg):
     supports_statement_cache = True
+    doubled = True
 
     def create_connect_args(self, url: Any) -> Any:
         args, options = super().create_connect_args(url)  # type: ignore[no-untyped-call]
