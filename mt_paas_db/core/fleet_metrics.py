@@ -42,7 +42,7 @@ FLEET: dict[str, tuple[str, tuple[str, ...]]] = {
 """Each metric: what it says, and its labels. All are gauges. docs/reference/metrics.md is held to it."""
 
 
-def fleet_metrics(admin: Admin, *, cell_size: int | None, largest: int = 0) -> tuple[Family, ...]:
+def fleet_metrics(admin: Admin, *, cell_size: int, largest: int = 0) -> tuple[Family, ...]:
     """Return the figures of the fleet, with the sizes of the `largest` tenants. One transaction; reads only.
 
     Raises as `Admin.transaction`.
@@ -50,8 +50,7 @@ def fleet_metrics(admin: Admin, *, cell_size: int | None, largest: int = 0) -> t
     started = time.monotonic()
     with admin.transaction(as_owner=True) as transaction:
         known = dict(_asked(transaction, largest))
-    if cell_size is not None:
-        known["mt_paas_db_cell_size"] = [({}, cell_size)]
+    known["mt_paas_db_cell_size"] = [({}, cell_size)]
     known["mt_paas_db_scrape_duration_seconds"] = [({}, time.monotonic() - started)]
     return tuple(Family.of(name, _KIND, says, known.get(name, ())) for name, (says, _) in FLEET.items())
 

@@ -231,7 +231,7 @@ class TenantManager:
         tenant. `mt_paas_db.telemetry.exposition.render` makes the text. Raises `ServerUnavailableError`,
         `CatalogMissingError`, `MissingRightsError`, `ConfigurationError`.
         """
-        return fleet_metrics(self._admin, cell_size=None, largest=tenants)
+        return fleet_metrics(self._admin, cell_size=self.settings.cell_size, largest=tenants)
 
     # -- lifecycle
 
