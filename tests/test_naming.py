@@ -27,9 +27,7 @@ def test_the_server_shows_the_tenant_while_its_transaction_lasts(
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     monkeypatch.setattr(naming, "traceparent", lambda: trace)
     pooler = request.getfixturevalue("pgbouncer") if route.pooled else None
-    runner = Runner(
-        fleet.manager(pooler=pooler, pool_size=1, max_overflow=0, name_tenant=name_tenant, **route.options), route
-    )
+    runner = Runner(fleet.manager(pooler=pooler, pool_size=1, name_tenant=name_tenant, **route.options), route)
 
     def look(session: Session) -> tuple[str, str]:
         pid = session.execute(text("SELECT pg_backend_pid() WHERE :percent <> ''"), {"percent": "100 %"}).scalar_one()
