@@ -701,9 +701,14 @@ def test_a_pooler_in_statement_mode_is_an_error(fleet: Service) -> None:
             assert not through(fleet, pooler, told).readiness().ok
 
 
-def test_a_pooler_in_session_mode_is_sound(fleet: Service) -> None:
+def test_a_pooler_in_session_mode_is_a_warning(fleet: Service) -> None:
+    """It works, and pools nothing."""
     with fleet.server.pooler(users={fleet.login: PASSWORD}, pool_mode="session", pool_size=5) as pooler:
-        assert through(fleet, pooler, "pgbouncer").doctor().ok
+        report = through(fleet, pooler, "pgbouncer").doctor()
+    (finding,) = found(report)
+    assert finding.severity is Severity.WARNING
+    assert finding.mend == "set pool_mode = transaction in pgbouncer.ini"
+    assert report.ok
 
 
 def test_a_pooler_that_is_gone_is_a_finding(fleet: Service, pgbouncer: PgBouncer) -> None:

@@ -20,6 +20,7 @@ from mt_paas_db.cli.metrics import metrics
 from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
 from mt_paas_db.cli.pgbouncer import pgbouncer_app
+from mt_paas_db.cli.pooler import pooler_app
 from mt_paas_db.cli.tenant import tenant_app
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ app.add_typer(tenant_app, name="tenant")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(isolation_app, name="isolation")
 app.add_typer(pgbouncer_app, name="pgbouncer")
+app.add_typer(pooler_app, name="pooler")
 app.command()(audit)
 app.command()(metrics)
 

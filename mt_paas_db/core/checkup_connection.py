@@ -124,6 +124,7 @@ def _pgbouncer_version(patient: Patient, profile: PoolerProfile) -> Iterator[Fin
         with _connect(patient, patient.app_engine.url.set(database="pgbouncer")) as console:
             # The console speaks the simple protocol only, which psycopg uses for a query without values.
             row = console.execute("SHOW VERSION").fetchone()
+            mode = _mode(console, patient)
         version = parse_pgbouncer_version(str(row[0]) if row else "")
     except (psycopg.Error, ConfigurationError):
         yield Finding(
@@ -132,9 +133,26 @@ def _pgbouncer_version(patient: Patient, profile: PoolerProfile) -> Iterator[Fin
             f"to allow it, add {patient.roles.login} to stats_users in pgbouncer.ini",
         )
         return
+    if mode == "session":
+        yield Finding(
+            Severity.WARNING,
+            "the pooler runs in session mode: each client holds a server connection for as long as it is connected, so "
+            "that nothing is pooled",
+            "set pool_mode = transaction in pgbouncer.ini",
+        )
     told = profile.version
     if told is not None and version[: len(told)] != told:
         yield Finding(Severity.WARNING, f"the settings say {_dotted(told)}, PgBouncer says {_dotted(version)}")
+
+
+def _mode(console: psycopg.Connection[Any], patient: Patient) -> str:
+    """Return the mode of the app DSN's database: its own, or that of all."""
+    databases = console.execute("SHOW DATABASES")
+    names = [column.name for column in databases.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in databases.fetchall()]
+    own = [row.get("pool_mode") for row in rows if row.get("name") == patient.app_engine.url.database]
+    config = {row[0]: row[1] for row in console.execute("SHOW CONFIG").fetchall()}
+    return str(next(filter(None, own), config.get("pool_mode")))
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -48,10 +48,14 @@ class Count:
 
 
 class Wire:
-    """The proxy, on a free loopback port; `upstream` is the server's port. Use it by ``with``."""
+    """The proxy, on a free loopback port; `upstream` is the server's port. Use it by ``with``.
 
-    def __init__(self, upstream: int) -> None:
+    `alter` changes what clients send, to the same length: a pooler that does something wrong.
+    """
+
+    def __init__(self, upstream: int, *, alter: Callable[[bytes], bytes] = bytes) -> None:
         self.port = free_port()
+        self._alter = alter
         self._upstream = upstream
         self._counts: list[Count] = []
         self._fault: str | None = None
@@ -100,7 +104,7 @@ class Wire:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
         talk = Conversation(self)
         pumps = [
-            asyncio.ensure_future(_pump(reader, upstream_writer, talk.from_client)),
+            asyncio.ensure_future(_pump(reader, upstream_writer, talk.from_client, self._alter)),
             asyncio.ensure_future(_pump(upstream_reader, writer, talk.from_server)),
         ]
         try:
@@ -129,11 +133,16 @@ class Wire:
         self._fault = why
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], None]) -> None:
+async def _pump(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    look: Callable[[bytes], None],
+    alter: Callable[[bytes], bytes] = bytes,
+) -> None:
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             look(data)
-            writer.write(data)
+            writer.write(alter(data))
             await writer.drain()
 
 
