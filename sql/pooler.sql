@@ -7,6 +7,19 @@ SELECT c.name, c.login_role AS login, c.name = c.login_role AS own,
  WHERE c.cluster = :cluster
  ORDER BY c.name <> 'default', c.name = c.login_role, length(c.login_role), c.login_role;
 
+-- name: former_logins
+-- Logins that no cell has any more and that may still take a tenant's role: a process may remember them for the
+-- catalog's cache bound.
+SELECT DISTINCT l.rolname AS login
+  FROM pg_catalog.pg_roles l
+  JOIN pg_catalog.pg_auth_members m ON m.member = l.oid
+  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+  JOIN mt_paas.tenant t ON t.role_name = r.rolname
+ WHERE l.rolname ~ ('^' || CAST(:login AS text) || '(_[0-9]+)?$')
+   AND l.rolcanlogin
+   AND NOT EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = l.rolname)
+ ORDER BY l.rolname;
+
 -- name: logins
 -- Which of these are roles, and whether the admin may read what they log in with.
 SELECT rolname, pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT') AS readable
@@ -26,8 +39,9 @@ SELECT current_setting('max_connections')::int AS max_connections,
 
 -- name: lookup
 -- PgBouncer's auth_query, to be run once by a superuser in the installation's database: reading pg_authid is his
--- right alone, and the function acts with it. It answers for the logins of this installation's cells and nobody else,
--- never for a superuser, and only {pooler} may call it. Its path is fixed and ends in pg_temp, so that nothing that
+-- right alone, and the function acts with it. It answers for the logins of this installation's cells, and for those
+-- that were until a moment ago, whom a process may remember; for nobody else, never for a superuser, and only
+-- {pooler} may call it. Its path is fixed and ends in pg_temp, so that nothing that
 -- somebody made stands in for what it reads.
 BEGIN;
 DO $do$
@@ -51,7 +65,12 @@ AS $$
      WHERE a.rolname = asked
        AND a.rolcanlogin
        AND NOT a.rolsuper
-       AND EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = asked)
+       AND (EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = asked)
+            OR asked ~ {pattern}
+               AND EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                             JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+                             JOIN mt_paas.tenant t ON t.role_name = r.rolname
+                            WHERE m.member = a.oid))
 $$;
 ALTER FUNCTION mt_paas.pooler_lookup(text) OWNER TO CURRENT_USER;
 REVOKE ALL ON FUNCTION mt_paas.pooler_lookup(text) FROM PUBLIC;

@@ -330,6 +330,40 @@ def test_it_runs_and_a_new_login_is_served_without_a_restart(
     assert works(served, "snu") == own_login(manager, "snu")
 
 
+def test_a_new_cell_is_served_after_a_reload_and_a_rotated_one_too(
+    service: Service, manager: TenantManager, operate: Operate, running: Any, behind: Any
+) -> None:
+    """Sessions of the first cell go on; a login that a process may remember stays in the list until nobody needs it."""
+    pooler = running(budget=12)
+    served = behind(pooler)
+    assert works(served, "hallym") == service.login
+    small = service.manager(login_secret=SECRET, cell_size=1)
+    cell = small.create("kaist").placement
+    assert cell.cell != "default"
+    with pytest.raises(TenancyError, match="pgbouncer config") as refused:
+        works(served, "kaist")
+    assert cell.login_role in str(refused.value)
+    (unknown,) = operate(pooler).reload().missing
+    assert (unknown.name, unknown.login) == (cell.cell, cell.login_role)
+    seen_as = read_settings(pooler.folder / "pgbouncer.ini")["auth_file"].removesuffix("/userlist.txt")
+
+    rewrite(operate(pooler), pooler, pooler.folder, seen_as=seen_as, budget=12)
+    assert operate(pooler).reload(pooler.folder).ok
+    assert works(served, "kaist") == cell.login_role
+
+    small.cells.rotate(cell.cell, wait=False)
+    rewrite(operate(pooler), pooler, pooler.folder, seen_as=seen_as, budget=12)
+    assert operate(pooler).reload(pooler.folder).ok
+    now = manager.get("kaist").placement.login_role
+    assert now != cell.login_role
+    listed = (pooler.folder / "userlist.txt").read_text()
+    assert f'"{cell.login_role}"' in listed
+    assert f'"{now}"' in listed
+    assert works(served, "kaist") == cell.login_role  # as it remembers
+    assert works(behind(pooler), "kaist") == now
+    assert works(served, "hallym") == service.login
+
+
 def test_the_lookup_answers_for_this_installations_logins_alone(
     service: Service, manager: TenantManager, operate: Operate
 ) -> None:
@@ -352,6 +386,10 @@ def test_the_lookup_answers_for_this_installations_logins_alone(
 
         for login in (service.login, own_login(manager)):
             assert lookup(login) == [(login, held[login])]
+        cell = service.manager(login_secret=SECRET, cell_size=1).create("kaist").placement
+        manager.cells.rotate(cell.cell, wait=False)
+        now = manager.get("kaist").placement.login_role
+        assert [name for login in (cell.login_role, now) for name, _ in lookup(login)] == [cell.login_role, now]
         for other in ("postgres", stranger, name, f"{service.name}_owner", manager.get("hallym").placement.role_name):
             assert lookup(other) == []
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -140,6 +140,7 @@ def configure_pgbouncer(
             "lookup",
             pooler=roles.pooler,
             database=server.dbname,
+            pattern=Literal(f"^{roles.login}(_[0-9]+)?$"),
             verifier=Literal(stable_verifier(roles.pooler, password)),
         )
         files.insert(0, OurFile("auth_query.sql", text + "\n;\n", comment="--"))
@@ -160,7 +161,7 @@ def _users(
     if auth == "query":
         users[InstallationRoles(settings.installation).pooler] = pooler_password(settings, credentials, fleet.cluster)
         return users
-    for login in fleet.logins:
+    for login in (*fleet.logins, *fleet.former):
         if login.verifier is not None:
             users[login.cell.login] = login.verifier
     return users

@@ -50,12 +50,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class PoolerFleet:
-    """All that goes into the files."""
+    """All that goes into the files. `former` are logins that no cell has any more and a process may remember."""
 
     installation: str
     cluster: str
     server: Server
     logins: tuple[Login, ...]
+    former: tuple[Login, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -73,13 +74,18 @@ def read_fleet(settings: Settings, credentials: CredentialProvider, admin: Admin
     with admin.transaction() as step:
         step.act_as_owner()
         rows = step.connection.execute(query("pooler", "cells"), {"cluster": admin.cluster}).all()
+        left = step.connection.execute(query("pooler", "former_logins"), {"login": admin.roles.login}).scalars().all()
         step.run("act_as_oneself")
         cells = [Cell(name=row.name, login=row.login, tenants=row.tenants, own=row.own) for row in rows]
-        stored = _stored(step, [cell.login for cell in cells])
+        before = [Cell(name="former", login=login, tenants=0, own=False) for login in left]
+        stored = _stored(step, [cell.login for cell in (*cells, *before)])
         limits = step.connection.execute(query("pooler", "limits")).one()
-    logins = tuple(_login(admin, cell, stored) for cell in cells)
     return PoolerFleet(
-        settings.installation, admin.cluster, _server(app, to_server, limits.max_connections, limits.reserved), logins
+        settings.installation,
+        admin.cluster,
+        _server(app, to_server, limits.max_connections, limits.reserved),
+        logins=tuple(_login(admin, cell, stored) for cell in cells),
+        former=tuple(_login(admin, cell, stored) for cell in before),
     )
 
 

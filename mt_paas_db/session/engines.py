@@ -29,7 +29,7 @@ from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.naming import commenting, unique_texts
 from mt_paas_db.session.pool import BudgetPool
-from mt_paas_db.session.pooler import Driver, PoolerProfile, when_refused
+from mt_paas_db.session.pooler import Driver, PoolerProfile, login_unknown
 from mt_paas_db.telemetry.probe import Telemetry
 
 _Loop = asyncio.AbstractEventLoop  # in the class below, `asyncio` is a method
@@ -214,8 +214,8 @@ class Engines:
             try:
                 return dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
             except Exception as error:  # whatever the driver raises here means: no connection
-                otherwise = when_refused(self._profile(entry), login)
-                raise connection_fault(error, cluster=entry, url=url, otherwise=otherwise) from error
+                unknown = login_unknown(self._profile(entry), login)
+                raise connection_fault(error, cluster=entry, url=url, password_refused=unknown) from error
 
         event.listen(engine, "do_connect", connect)
         event.listen(

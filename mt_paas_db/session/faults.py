@@ -86,16 +86,20 @@ _ENDED = {
 }
 
 
-def connection_fault(error: Exception, *, cluster: str, url: URL, otherwise: str) -> ServerUnavailableError:
+def connection_fault(
+    error: Exception, *, cluster: str, url: URL, password_refused: str | None = None
+) -> ServerUnavailableError:
     """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said.
 
-    `otherwise` is what to do about what is not known here.
+    `password_refused` is what to do about that, where it is not what it is to a server.
     """
     text, state = str(error).strip(), sqlstate_of(error)
     kind, remedy = next(
         ((kind, remedy) for sign, kind, remedy in _CONNECTING if sign == state or re.search(sign, text)),
-        (ServerUnavailableError, otherwise),
+        (ServerUnavailableError, "check the app DSN and that the server runs"),
     )
+    if remedy is _NOT_ITS_OWN and password_refused is not None:
+        remedy = password_refused
     line = text.splitlines()[0] if text else type(error).__name__
     return kind(
         cluster,

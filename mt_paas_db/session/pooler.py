@@ -86,14 +86,17 @@ def pooler_fault(error: BaseException, entry: str) -> PoolerModeError | None:
     return None
 
 
-def when_refused(profile: PoolerProfile, login: str | None) -> str:
-    """Return what to do where no connection could be made as `login`, a cell's; None is the installation's own."""
-    if profile.kind == "pgbouncer" and login is not None:
-        return (
-            "check the app DSN, that the server runs, and that PgBouncer knows this login: "
-            "`mt-paas-db pgbouncer config` writes it down, `mt-paas-db pgbouncer reload` makes it known"
-        )
-    return "check the app DSN and that the server runs"
+def login_unknown(profile: PoolerProfile, login: str | None) -> str | None:
+    """Return what to do where a cell's `login` is refused and PgBouncer may not know it; None where it is not that.
+
+    PgBouncer answers as to a wrong password. None as `login` is the first cell's, which is in its list from the start.
+    """
+    if profile.kind == "direct" or login is None:
+        return None
+    return (
+        "this is not its password, or PgBouncer does not know this login yet: `mt-paas-db pgbouncer config` writes it "
+        "down, `mt-paas-db pgbouncer reload` makes it known"
+    )
 
 
 def parse_pgbouncer_version(answer: str) -> tuple[int, ...]:
