@@ -13,9 +13,11 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.core import TenantManager
-from mt_paas_db.errors import TenantSuspendedError, UnknownTenantError
+from mt_paas_db.errors import PoolExhaustedError, TenantSuspendedError, UnknownTenantError
+from mt_paas_db.session.readings import BACKEND_BYTES, TABLE_BYTES
 from mt_paas_db.telemetry import metrics, probe
 from tests.fleet import Route, Runner, Service
+from tests.models import Base
 
 pytest.importorskip("opentelemetry.sdk", reason="the dev dependency group is not installed")
 
@@ -188,6 +190,38 @@ def test_two_managers_share_the_instruments(fleet: Service, listener: Listener) 
             pass
     assert listener.values(metrics.LOOKUPS, metrics.RESULT) == {"miss": 2}
     assert listener.values(metrics.REMEMBERED) == {"": 2}
+
+
+def test_the_pool_is_observed(fleet: Service, listener: Listener) -> None:
+    manager = fleet.manager(pool_size=1, pool_timeout_s=0.05)
+    with manager.get_session("hallym") as session:
+        session.execute(ONE)
+        with pytest.raises(PoolExhaustedError), manager.get_session("korea") as second:
+            second.execute(ONE)
+        assert listener.values(metrics.CONNECTIONS, metrics.STATE) == {"used": 1, "idle": 0}
+    with manager.get_session("korea") as session:
+        session.execute(ONE)
+    assert listener.values(metrics.CONNECTIONS, metrics.STATE) == {"used": 0, "idle": 1}
+    assert listener.values(metrics.CONNECTIONS_MAX) == {"": 1}
+    assert listener.values(metrics.TIMEOUTS, metrics.POOL) == {fleet.login: 1}
+    assert listener.values(metrics.WAIT_TIME, metrics.POOL) == {fleet.login: 3}
+    assert listener.values(metrics.CREATE_TIME, metrics.POOL) == {fleet.login: 1}
+    assert listener.values(metrics.PENDING) == {"": 0}
+    assert listener.values(metrics.TOUCHED, metrics.POOL) == {fleet.login: 2}
+    held = BACKEND_BYTES + 2 * len(Base.metadata.tables) * TABLE_BYTES
+    assert listener.values(metrics.BACKEND_MEMORY) == {"": held}
+    manager.close()
+    assert listener.values(metrics.CLOSED, metrics.POOL) == {fleet.login: 1}
+    assert listener.values(metrics.CONNECTIONS) in ({}, {"": 0})
+
+
+def test_a_cell_that_needs_a_place_evicts_another(fleet: Service, listener: Listener) -> None:
+    fleet.manager(login_secret="x" * 40).create("snu", tier="login")
+    manager = fleet.manager(pool_size=1, login_secret="x" * 40)
+    for tenant_id in ("hallym", "snu"):
+        with manager.get_session(tenant_id) as session:
+            session.execute(ONE)
+    assert listener.values(metrics.EVICTIONS) == {"": 1}
 
 
 def test_a_provider_that_is_set_later_is_noticed(

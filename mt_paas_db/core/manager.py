@@ -78,7 +78,8 @@ class TenantManager:
             models=self._models, script_location=self._script_location, seed=seed or self.settings.seed
         )
         self._lifecycle = Lifecycle(self._admin, self.settings, self._blueprint)
-        self._door = Door(self.settings, self._credentials)
+        models = self._models
+        self._door = Door(self.settings, self._credentials, tables=models.count if models is not None else None)
 
     @cached_property
     def aio(self) -> AsyncTenantManager:

@@ -111,6 +111,10 @@ class Models:
                     "tenant has its own; share that table too, or make this one a tenant's own"
                 )
 
+    def count(self) -> int:
+        """Return how many tables a tenant has, as of now."""
+        return len(self._tables(shared=False))
+
     def _tables(self, *, shared: bool) -> list[Table]:
         return [table for table in self._metadata.sorted_tables if bool(table.schema) == shared]
 

@@ -397,6 +397,11 @@ class Budget:
         since = [place.closing_since for place in self._places.values() if place.closing_since is not None]
         return sum(begun + self._stall_s > now for begun in since)
 
+    def slots(self) -> list[Slot]:
+        """Return the slots that are open, but for those that are being closed."""
+        places = [place for place in self._places.values() if place.closing_since is None]
+        return [slot for slot in (place() for place in places) if slot is not None]
+
     def held_by(self, member: Member) -> tuple[int, int]:
         """Return how many slots a member has in use, and idle."""
         return self._held()[member] - len(member.idle), len(member.idle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from mt_paas_db.session.engines import Engines
 from mt_paas_db.session.limits import Seat, SessionLimits
 from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
+from mt_paas_db.session.readings import PoolReadings
 from mt_paas_db.session.resolver import Resolved, Resolver, check_open, check_window
-from mt_paas_db.telemetry.probe import SessionWatch, Telemetry
+from mt_paas_db.telemetry.probe import Probe, SessionWatch, Telemetry
 
 if TYPE_CHECKING:
     from mt_paas_db.errors import TenantError
@@ -41,9 +42,14 @@ _known_revision = lru_cache(maxsize=256)(_revisions)
 
 
 class Door:
-    """Opens sessions: the resolver's memory and the engines, shared by all sessions of a manager."""
+    """Opens sessions: the resolver's memory and the engines, shared by all sessions of a manager.
 
-    def __init__(self, settings: Settings, credentials: CredentialProvider) -> None:
+    `tables` returns how many tables a tenant has, where that is known; for the estimate of the server's memory.
+    """
+
+    def __init__(
+        self, settings: Settings, credentials: CredentialProvider, *, tables: Callable[[], int] | None = None
+    ) -> None:
         self._home = settings.home_cluster
         self.requires = settings.requires or None
         self.telemetry = Telemetry(installation=settings.installation, tenant_label=settings.metrics_tenant_label)
@@ -52,7 +58,12 @@ class Door:
         )
         self.engines = Engines(settings, credentials, refused=self._refused, telemetry=self.telemetry)
         self.telemetry.observe(self.resolver)
+        self.telemetry.observe(PoolReadings(self.engines, tables=tables))
+        self.telemetry.when_watching(self._listen)
         self.limits = SessionLimits(settings.pool_timeout_s)
+
+    def _listen(self, probe: Probe) -> None:
+        self.engines.gate.listener = probe
 
     def _refused(self, flavour: str) -> Refused:
         def explain(pin: Pin, sqlstate: str | None) -> TenantError | None:

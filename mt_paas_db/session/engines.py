@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
@@ -23,7 +24,7 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
 from mt_paas_db.session.budget import Member, PoolStatus
-from mt_paas_db.session.dialects.pinning import Refused
+from mt_paas_db.session.dialects.pinning import PinState, Refused, state_in
 from mt_paas_db.session.faults import connection_fault, server_fault
 from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
@@ -141,6 +142,13 @@ class Engines:
             return PoolStatus(budget=None)
         return self.gate.status()
 
+    def served(self) -> Iterator[tuple[str, PinState]]:
+        """Yield cell and state of each connection for tenants that is open, as far as it has served any."""
+        for slot in self.gate.slots():
+            state = state_in(slot)
+            if state is not None:
+                yield slot.member.cell, state
+
     def of(self, placement: Placement) -> Engine:
         """Return the blocking engine that serves a tenant."""
         return self.blocking(placement.credentials, login=self._own_login(placement))
@@ -211,11 +219,16 @@ class Engines:
         def connect(dialect: Any, _record: Any, arguments: Any, _options: Any) -> Any:
             # Credentials, and the address, may be others than when the engine was made.
             url = self.credentials(entry, login)
+            probe = self._telemetry.probe if role == "tenant" else None
+            started = time.perf_counter()
             try:
-                return dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
+                made = dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
             except Exception as error:  # whatever the driver raises here means: no connection
                 unknown = login_unknown(self._profile(entry), login)
                 raise connection_fault(error, cluster=entry, url=url, password_refused=unknown) from error
+            if probe is not None:
+                probe.on_open(login or self._shared_login, time.perf_counter() - started)
+            return made
 
         event.listen(engine, "do_connect", connect)
         event.listen(

@@ -204,6 +204,13 @@ class Gate:
         self._settle()
         return status
 
+    def slots(self) -> list[Slot]:
+        """Return the slots that are open, in use or idle."""
+        with self._lock:
+            slots = self._budget.slots()
+        self._settle()
+        return slots
+
     def held(self, member: Member) -> tuple[int, int]:
         """Return how many slots `member` has in use, and idle."""
         with self._lock:

@@ -74,6 +74,8 @@ class Resolver:
     Where `named`, the pins made from it name the tenant as the connection's ``application_name``.
     """
 
+    observes = frozenset({metrics.REMEMBERED})
+
     def __init__(self, *, cluster: str, ttl_s: float, named: bool = False) -> None:
         self._cluster = cluster
         self._ttl_s = ttl_s

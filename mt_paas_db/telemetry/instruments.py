@@ -22,10 +22,21 @@ SCOPE = "mt_paas_db"
 
 
 class Source(Protocol):
-    """Something that can be observed: a manager's memory and pools."""
+    """Something that can be observed: a manager's memory, its pools. `observes` are the metrics that it knows of."""
+
+    @property
+    def observes(self) -> frozenset[Metric]: ...
 
     def readings(self) -> Iterable[Reading]:
         """Return what there is to say now. Called by the thread that collects."""
+        ...
+
+
+class Manager(Protocol):
+    """All the sources of a manager."""
+
+    def readings(self, metric: Metric) -> Iterable[Reading]:
+        """Return what there is to say of `metric` now."""
         ...
 
 
@@ -33,7 +44,7 @@ class Instruments:
     """The instruments of one meter provider, by the metric's name."""
 
     def __init__(self, provider: MeterProvider) -> None:
-        self.sources: WeakSet[Source] = WeakSet()
+        self.sources: WeakSet[Manager] = WeakSet()
         meter = provider.get_meter(SCOPE)
         self._made = {metric.name: self._make(meter, metric) for metric in METRICS}
 
@@ -58,9 +69,8 @@ class Instruments:
         def observe(_options: Any) -> Iterator[Any]:
             sums: dict[tuple[tuple[str, str], ...], float] = defaultdict(float)
             for source in list(self.sources):
-                for reading in source.readings():
-                    if reading.metric is metric:
-                        sums[reading.labels] += reading.value
+                for reading in source.readings(metric):
+                    sums[reading.labels] += reading.value
             for labels, value in sums.items():
                 yield Observation(value, dict(labels))
 

@@ -30,7 +30,6 @@ FLAVOUR = "mt_paas_db.flavour"
 OUTCOME = "mt_paas_db.outcome"
 TENANT = "mt_paas_db.tenant.id"
 RESULT = "mt_paas_db.result"
-REASON = "mt_paas_db.reason"
 ERROR = "error.type"
 POOL = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
@@ -105,11 +104,94 @@ REMEMBERED = Metric(
     labels=(INSTALLATION, CELL),
 )
 
+CONNECTIONS = Metric(
+    name="db.client.connection.count",
+    kind=Kind.UP_DOWN,
+    unit="{connection}",
+    says="Connections for tenants that the process has, by what they do.",
+    labels=(INSTALLATION, POOL, STATE),
+)
+CONNECTIONS_MAX = Metric(
+    name="db.client.connection.max",
+    kind=Kind.UP_DOWN,
+    unit="{connection}",
+    says="The process's budget of connections, which all cells share (setting pool_size).",
+    labels=(INSTALLATION,),
+)
+PENDING = Metric(
+    name="db.client.connection.pending_requests",
+    kind=Kind.UP_DOWN,
+    unit="{request}",
+    says="Sessions that wait for a connection now.",
+    labels=(INSTALLATION, POOL),
+)
+TIMEOUTS = Metric(
+    name="db.client.connection.timeouts",
+    kind=Kind.COUNTER,
+    unit="{timeout}",
+    says="Sessions that got no connection in time: `PoolExhaustedError`.",
+    labels=(INSTALLATION, POOL),
+)
+WAIT_TIME = Metric(
+    name="db.client.connection.wait_time",
+    kind=Kind.HISTOGRAM,
+    unit="s",
+    says="Waiting for a place among the process's connections; 0 where there was one. Opening it is not counted.",
+    labels=(INSTALLATION, POOL),
+    bounds=(0.0, *_SHORT_S, 30.0),
+)
+CREATE_TIME = Metric(
+    name="db.client.connection.create_time",
+    kind=Kind.HISTOGRAM,
+    unit="s",
+    says="Opening a connection; counts those that were opened.",
+    labels=(INSTALLATION, POOL),
+    bounds=_LONG_S,
+)
+CLOSED = Metric(
+    name="mt_paas_db.connection.closed",
+    kind=Kind.COUNTER,
+    unit="{connection}",
+    says="Pooled connections that were closed: for another cell, for their age, or as they were broken.",
+    labels=(INSTALLATION, POOL),
+)
+EVICTIONS = Metric(
+    name="mt_paas_db.connection.evictions",
+    kind=Kind.COUNTER,
+    unit="{connection}",
+    says="Those of them that were closed for another cell; many of them mean a budget that is too small.",
+    labels=(INSTALLATION,),
+)
+TOUCHED = Metric(
+    name="mt_paas_db.connection.tenants",
+    kind=Kind.GAUGE,
+    unit="{tenant}",
+    says="Distinct tenants that the open connections of a pool have served, added up over connections.",
+    labels=(INSTALLATION, POOL),
+)
+BACKEND_MEMORY = Metric(
+    name="mt_paas_db.backend.memory",
+    kind=Kind.GAUGE,
+    unit="By",
+    says="Estimate of what the server's backends behind these connections hold; absent where no models are known.",
+    labels=(INSTALLATION, POOL),
+)
+
 METRICS: tuple[Metric, ...] = (
     SESSION_DURATION,
     SESSION_ACTIVE,
     REFUSALS,
     PIN_DURATION,
+    WAIT_TIME,
+    CREATE_TIME,
+    CONNECTIONS,
+    CONNECTIONS_MAX,
+    PENDING,
+    TIMEOUTS,
+    CLOSED,
+    EVICTIONS,
+    TOUCHED,
+    BACKEND_MEMORY,
     LOOKUPS,
     REMEMBERED,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,18 +43,24 @@ class Telemetry:
         self._installation = installation
         self._tenant_label = tenant_label
         self._sources: list[Source] = []
+        self._started: list[Callable[[Probe], None]] = []
         self._look_at = 0.0
 
     def observe(self, source: Source) -> None:
         """Ask `source` for its readings whenever somebody collects, as long as this manager is there."""
         self._sources.append(source)
 
-    def readings(self) -> Iterable[Reading]:
-        """Yield what is to be observed, with the installation among the labels."""
+    def when_watching(self, start: Callable[[Probe], None]) -> None:
+        """Call `start` once somebody listens, with what records."""
+        self._started.append(start)
+
+    def readings(self, metric: Metric) -> Iterable[Reading]:
+        """Yield what is to be observed of `metric`, with the installation among the labels."""
         mine = (metrics.INSTALLATION, self._installation)
         for source in (*self._sources, *([self.probe] if self.probe is not None else ())):
-            for reading in source.readings():
-                yield Reading(reading.metric, (mine, *reading.labels), reading.value)
+            for reading in source.readings() if metric in source.observes else ():
+                if reading.metric is metric:
+                    yield Reading(metric, (mine, *reading.labels), reading.value)
 
     def watching(self) -> Probe | None:
         """Return the probe, made as soon as the process has a provider; None until then."""
@@ -72,10 +78,14 @@ class Telemetry:
             instruments.sources.add(self)
         tracer = tracers.get_tracer(SCOPE) if tracers is not None else None
         self.probe = Probe(instruments, tracer, self._installation, tenant_label=self._tenant_label)
+        for start in self._started:
+            start(self.probe)
 
 
 class Probe:
     """Records what happens to a manager's sessions. Safe for threads."""
+
+    observes = frozenset(metric for metric in metrics.METRICS if metric.kind in (Kind.COUNTER, Kind.UP_DOWN))
 
     def __init__(
         self, instruments: Instruments | None, tracer: Tracer | None, installation: str, *, tenant_label: bool
@@ -99,6 +109,23 @@ class Probe:
     def pinned(self, cell: str, flavour: str, seconds: float, tenant: str) -> None:
         """Record how long the server took to begin a pinned transaction."""
         self.add(metrics.PIN_DURATION, seconds, (cell, flavour), tenant)
+
+    def on_checkout(self, cell: str, waited_s: float) -> None:
+        """Record how long a session waited for its connection."""
+        self.add(metrics.WAIT_TIME, waited_s, (cell,))
+
+    def on_timeout(self, cell: str, waited_s: float) -> None:
+        """Record that a session waited in vain."""
+        self.add(metrics.WAIT_TIME, waited_s, (cell,))
+        self.add(metrics.TIMEOUTS, 1, (cell,))
+
+    def on_open(self, cell: str, seconds: float) -> None:
+        """Record how long it took to open a connection."""
+        self.add(metrics.CREATE_TIME, seconds, (cell,))
+
+    def on_close(self, cell: str) -> None:
+        """Count a pooled connection that was closed."""
+        self.add(metrics.CLOSED, 1, (cell,))
 
     def looked_up(self, *, hit: bool) -> None:
         """Count an answer to where a tenant lives."""

@@ -99,6 +99,12 @@ def pin_state(connection: PoolProxiedConnection) -> PinState:
     return state
 
 
+def state_in(record: Any) -> PinState | None:
+    """Return the state of the connection in a pool's record, None where it has none yet."""
+    state: PinState | None = record.info.get(_INFO_KEY) if record.dbapi_connection is not None else None
+    return state
+
+
 # As SQLAlchemy's own class answers it; ours notes who asks.
 _checked_out: Callable[[Connection], PoolProxiedConnection] = vars(Connection)["connection"].fget
 
