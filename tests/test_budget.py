@@ -155,7 +155,7 @@ def test_a_cell_keeps_its_connection_for_a_quantum_where_others_wait() -> None:
 
 def test_many_cells_on_one_connection_are_all_served_in_turn() -> None:
     shared, cells = budget(1), [member(str(number)) for number in range(5)]
-    now, served = 0.0, []
+    now, served = 0.0, list[str]()
     slot = taken(shared, cells[0], now)
     for cell in cells:
         queue(shared, cell, now)

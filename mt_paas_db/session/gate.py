@@ -1,10 +1,11 @@
 """A budget behind a lock: threads and tasks take slots, wait for them, and give them back.
 
-Nothing that gives back ever blocks: it leaves what it brings in an inbox, which is emptied by whoever has the lock, or
-gets it. So the garbage collector may give back in the middle of anything. Connections are closed without the lock.
+Nobody waits for the lock for longer than a decision takes. What is given back in the middle of one, by the garbage
+collector in the same thread, stays in an inbox until that decision is made. Connections are closed without the lock.
 
 An exception may come at any point, in threads too (KeyboardInterrupt). What was taken and not handed out yet is dropped
-by it, and gives its place back by that; see `budget`.
+by it, and gives its place back by that; see `budget`. The lock is only ever taken by `with`: between ``acquire()`` and
+``try`` there is room for an interrupt, and the lock would be held for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sqlalchemy.util import await_only
@@ -110,7 +112,8 @@ class Gate:
         self._timeout_s = timeout_s
         self._explain = explain
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False  # inside a decision: who comes in the same thread leaves things in the inbox
         self._inbox: deque[tuple[Callable[[Any, float], None], Any]] = deque()
         self._parents: list[Slot] = []
         # A place's end is told to the gate while there is one.
@@ -140,7 +143,11 @@ class Gate:
     def take_now(self, member: Member) -> Slot | None:
         """Return a slot of `member`, None where it would have to wait for one."""
         with self._lock:
-            slot = self._budget.take(member, self._clock())
+            self._busy = True
+            try:
+                slot = self._budget.take(member, self._clock())
+            finally:
+                self._busy = False
         if self._inbox or self._budget.closing:
             self._settle()
         return slot
@@ -150,8 +157,8 @@ class Gate:
         deadline = waiter.since + self._timeout_s
         try:
             while True:
-                with self._lock:
-                    now = self._clock()
+                now = self._clock()
+                with self._decision():
                     slot = self._budget.claim(waiter, now)
                     if slot is None and now >= deadline:
                         self._budget.withdraw(waiter)
@@ -168,8 +175,17 @@ class Gate:
             self.listener.on_timeout(member.cell, now - waiter.since)
         raise self._explain(member, now - waiter.since, status)
 
-    def _withdraw(self, waiter: Waiter) -> None:
+    @contextmanager
+    def _decision(self) -> Iterator[None]:
         with self._lock:
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
+    def _withdraw(self, waiter: Waiter) -> None:
+        with self._decision():
             slot = self._budget.withdraw(waiter)
         if slot is not None:
             self._receive(self._budget.put if slot.filled else self._budget.end, slot)
@@ -177,15 +193,15 @@ class Gate:
             self._settle()
 
     def put(self, slot: Slot) -> None:
-        """Take back a slot whose connection is good. Never blocks."""
+        """Take back a slot whose connection is good."""
         self._receive(self._budget.put, slot)
 
     def end(self, slot: Slot) -> None:
-        """Take back a slot whose connection shall be closed, if it has one. Never blocks but for the closing."""
+        """Take back a slot whose connection shall be closed, if it has one."""
         self._receive(self._budget.end, slot)
 
     def free(self, slot: Slot) -> None:
-        """Free the place of a slot whose connection has been closed. Never blocks."""
+        """Free the place of a slot whose connection has been closed."""
         self._receive(self._budget.free, slot)
 
     def drop(self, member: Member) -> None:
@@ -199,7 +215,7 @@ class Gate:
 
     def status(self) -> PoolStatus:
         """Return who has how many, now."""
-        with self._lock:
+        with self._decision():
             status = self._budget.status(self._clock())
         self._settle()
         return status
@@ -213,7 +229,7 @@ class Gate:
 
     def held(self, member: Member) -> tuple[int, int]:
         """Return how many slots `member` has in use, and idle."""
-        with self._lock:
+        with self._decision():
             counts = self._budget.held_by(member)
         self._settle()
         return counts
@@ -223,18 +239,20 @@ class Gate:
         self._settle()
 
     def _settle(self) -> None:
-        """Empty the inbox and close what is to be closed, unless somebody has the lock: he looks again after it."""
+        """Empty the inbox and close what is to be closed; inside a decision, leave it to those who made that."""
         inbox, closing = self._inbox, self._budget.closing
         while inbox or closing:
-            if not self._lock.acquire(blocking=False):
-                return
-            try:
-                now = self._clock()
-                while inbox:
-                    act, what = inbox.popleft()
-                    act(what, now)
-            finally:
-                self._lock.release()
+            with self._lock:
+                if self._busy:
+                    return
+                self._busy = True
+                try:
+                    now = self._clock()
+                    while inbox:
+                        act, what = inbox.popleft()
+                        act(what, now)
+                finally:
+                    self._busy = False
             while closing:
                 try:
                     slot = closing.popleft()
@@ -246,7 +264,7 @@ class Gate:
 
     def _forked(self) -> None:
         """In a child: what is open is the parent's. It is kept, unused: closing it here would speak on its socket."""
-        self._lock = threading.Lock()
+        self._lock, self._busy = threading.RLock(), False
         self._inbox.clear()
         self._budget.forget(self._parents.append)
         self._parents.extend(self._budget.closing)
