@@ -310,6 +310,36 @@ SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.cre
  ORDER BY t.tenant_id
  LIMIT :page_size;
 
+-- name: limits
+SELECT max_sessions, statement_timeout_s, storage_bytes
+  FROM mt_paas.tenant_limit
+ WHERE generation = :generation;
+
+-- name: delete_limits
+DELETE FROM mt_paas.tenant_limit
+ WHERE generation = :generation;
+
+-- name: insert_limits
+INSERT INTO mt_paas.tenant_limit (generation, max_sessions, statement_timeout_s, storage_bytes)
+VALUES (:generation, :max_sessions, :statement_timeout_s, :storage_bytes);
+
+-- name: usage
+-- Each tenant's own objects, found from its schema by index: what one costs does not grow with the fleet. Indexes and
+-- TOAST are counted with their table, a partition by itself.
+SELECT t.tenant_id, t.state, l.storage_bytes, coalesce(u.used_bytes, 0) AS used_bytes
+  FROM mt_paas.tenant t
+  LEFT JOIN mt_paas.tenant_limit l USING (generation)
+  LEFT JOIN LATERAL (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = t.schema_name::name OFFSET 0) n ON true
+  LEFT JOIN LATERAL (
+       SELECT sum(pg_catalog.pg_total_relation_size(c.oid)) AS used_bytes
+         FROM (SELECT d.objid FROM pg_catalog.pg_depend d
+                WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+                  AND d.classid = 'pg_catalog.pg_class'::regclass OFFSET 0) d
+        CROSS JOIN LATERAL (SELECT * FROM pg_catalog.pg_class WHERE oid = d.objid OFFSET 0) c
+        WHERE c.relkind IN ('r', 'm', 'S')) u ON true
+ WHERE CAST(:generation AS bigint) IS NULL OR t.generation = :generation
+ ORDER BY t.tenant_id;
+
 -- name: insert_event
 INSERT INTO mt_paas.event (actor, action, tenant_id, generation, outcome, detail)
 VALUES (coalesce(:actor, session_user), :action, :tenant_id, :generation, :outcome, CAST(:detail AS jsonb));

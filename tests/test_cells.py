@@ -52,7 +52,7 @@ def members(service: Service) -> dict[str, list[str]]:
     """Return the roles that each login may take, as the server says."""
     found = rows(
         service,
-        "SELECT l.rolname, array_agg(r.rolname::text ORDER BY 1) FROM pg_auth_members m "
+        "SELECT l.rolname, array_agg(r.rolname::text ORDER BY r.rolname) FROM pg_auth_members m "
         "JOIN pg_roles l ON l.oid = m.member JOIN pg_roles r ON r.oid = m.roleid "
         "WHERE starts_with(l.rolname, %s) GROUP BY 1",
         service.login,

@@ -8,6 +8,8 @@ import inspect
 import pytest
 
 from mt_paas_db.core import AsyncTenantManager, TenantManager, TenantState
+from mt_paas_db.core.aio import AsyncCells
+from mt_paas_db.core.cells import Cells
 from mt_paas_db.errors import (
     TenantExistsError,
     UnknownTenantError,
@@ -23,6 +25,16 @@ def test_the_asyncio_verbs_are_the_same_verbs() -> None:
         assert inspect.signature(member) == inspect.signature(getattr(TenantManager, name)), name
     public = {n for n, m in inspect.getmembers(TenantManager, inspect.isfunction) if not n.startswith("_")}
     assert public == {n for n, _ in inspect.getmembers(AsyncTenantManager, inspect.isfunction) if not n.startswith("_")}
+
+
+def test_the_asyncio_verbs_of_cells_are_the_same_verbs() -> None:
+    of_cells, twins = (
+        {n: m for n, m in inspect.getmembers(kind, inspect.isfunction) if not n.startswith("_")}
+        for kind in (Cells, AsyncCells)
+    )
+    assert of_cells.keys() == twins.keys()
+    for name, member in twins.items():
+        assert inspect.signature(member) == inspect.signature(of_cells[name]), name
 
 
 def test_a_life_in_asyncio(service: Service) -> None:
@@ -41,6 +53,13 @@ def test_a_life_in_asyncio(service: Service) -> None:
         assert (await manager.suspend("hallym-univ", reason="payment")).state_reason == "payment"
         assert [t.tenant_id for t in await manager.list(state=TenantState.SUSPENDED)] == ["hallym-univ"]
         assert (await manager.resume("hallym-univ")).state is TenantState.ACTIVE
+        assert (await manager.set_limits("hallym-univ", sessions=3)).max_sessions == 3
+        assert (await manager.limits("hallym-univ")).max_sessions == 3
+        assert [one.tenant_id for one in await manager.usage()] == ["hallym-univ"]
+        assert [load.tenants for load in await manager.cells.list()] == [1]
+        moved = await manager.cells.move("hallym-univ", wait=False)
+        assert (await manager.cells.show(moved.cells[0].name)).tenants[0].tenant_id == "hallym-univ"
+        assert (await manager.cells.settle()).waiting == moved.waiting
         assert (await manager.readiness()).ok
         assert (await manager.doctor()).ok
         assert (await manager.read_only("hallym-univ")).state is TenantState.READ_ONLY

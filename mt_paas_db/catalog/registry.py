@@ -17,6 +17,7 @@ from mt_paas_db.catalog.identifiers import SqlName, TenantId, TenantName
 from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import (
     CATALOG_VERSION,
+    NO_LIMITS,
     Cell,
     CellLoad,
     Event,
@@ -166,6 +167,17 @@ def claim(connection: Connection, name: TenantName | TenantId, generation: int, 
         whose = f"tenant {holder['tenant_id']!r}" if holder["tenant_id"] else "a tenant that was deleted"
         why = f"it is {what} of {whose}"
     raise NameReservedError(name, why)
+
+
+def limits(connection: Connection, generation: int) -> Limits:
+    """Return what a tenant may use at most."""
+    row = connection.execute(query(_FILE, "limits"), {"generation": generation}).mappings().one_or_none()
+    return NO_LIMITS if row is None else Limits(**row)
+
+
+def usage(connection: Connection, generation: int | None = None) -> Sequence[RowMapping]:
+    """Return for one tenant, or all, the bytes that its schema takes, and its quota."""
+    return connection.execute(query(_FILE, "usage"), {"generation": generation}).mappings().all()
 
 
 def is_tenant_schema(connection: Connection, schema: str) -> bool:

@@ -13,9 +13,11 @@ from typer.main import get_command
 import mt_paas_db
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.audit import audit
+from mt_paas_db.cli.cell import cell_app
 from mt_paas_db.cli.exit_codes import FAILED, OK, USAGE
 from mt_paas_db.cli.failure import complain, print_document, report
 from mt_paas_db.cli.isolation import isolation_app
+from mt_paas_db.cli.limit import limit, usage
 from mt_paas_db.cli.metrics import metrics
 from mt_paas_db.cli.migrate import migrate_app
 from mt_paas_db.cli.options import JsonOption, ModelsOption, opened
@@ -37,12 +39,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(tenant_app, name="tenant")
+app.add_typer(cell_app, name="cell")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(isolation_app, name="isolation")
 app.add_typer(pgbouncer_app, name="pgbouncer")
 app.add_typer(pooler_app, name="pooler")
 app.command()(audit)
 app.command()(metrics)
+tenant_app.command()(limit)
+tenant_app.command()(usage)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,11 +11,14 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mt_paas_db.catalog.identifiers import Tier
-from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
+from mt_paas_db.catalog.values import CellLoad, Event, Installation, Limits, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.bulk import Created, NewTenant
+from mt_paas_db.core.cells import NEW, CellContents, Cells
 from mt_paas_db.core.checks import Report
+from mt_paas_db.core.limits import UNCHANGED, Unchanged, Usage
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed
+from mt_paas_db.core.settling import Settled
 from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
@@ -186,6 +189,38 @@ class AsyncTenantManager:
         """Asyncio version of `TenantManager.release_alias`."""
         return await asyncio.to_thread(self._manager.release_alias, tenant_id, alias, actor=actor)
 
+    @property
+    def cells(self) -> AsyncCells:
+        """Asyncio version of `TenantManager.cells`."""
+        return AsyncCells(self._manager.cells)
+
+    async def limits(self, tenant_id: str) -> Limits:
+        """Asyncio version of `TenantManager.limits`."""
+        return await asyncio.to_thread(self._manager.limits, tenant_id)
+
+    async def set_limits(
+        self,
+        tenant_id: str,
+        *,
+        sessions: int | Unchanged | None = UNCHANGED,
+        statement_timeout_s: float | Unchanged | None = UNCHANGED,
+        storage_bytes: int | Unchanged | None = UNCHANGED,
+        actor: str | None = None,
+    ) -> Limits:
+        """Asyncio version of `TenantManager.set_limits`."""
+        return await asyncio.to_thread(
+            self._manager.set_limits,
+            tenant_id,
+            sessions=sessions,
+            statement_timeout_s=statement_timeout_s,
+            storage_bytes=storage_bytes,
+            actor=actor,
+        )
+
+    async def usage(self, tenant_id: str | None = None, *, enforce: bool = False) -> Sequence[Usage]:
+        """Asyncio version of `TenantManager.usage`."""
+        return await asyncio.to_thread(self._manager.usage, tenant_id, enforce=enforce)
+
     async def delete(
         self,
         tenant_id: str,
@@ -196,3 +231,46 @@ class AsyncTenantManager:
     ) -> None:
         """Asyncio version of `TenantManager.delete`. `progress` is called in the thread."""
         await asyncio.to_thread(self._manager.delete, tenant_id, confirm=confirm, actor=actor, progress=progress)
+
+
+class AsyncCells:
+    """Asyncio version of `Cells`; reach it as ``manager.aio.cells``. `progress` is called in the thread."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+
+    async def list(self) -> Sequence[CellLoad]:
+        """Asyncio version of `Cells.list`."""
+        return await asyncio.to_thread(self._cells.list)
+
+    async def show(self, cell: str) -> CellContents:
+        """Asyncio version of `Cells.show`."""
+        return await asyncio.to_thread(self._cells.show, cell)
+
+    async def move(
+        self,
+        tenant_id: str,
+        to: str = NEW,
+        *,
+        actor: str | None = None,
+        wait: bool = True,
+        progress: Listener = unheard,
+    ) -> Settled:
+        """Asyncio version of `Cells.move`."""
+        return await asyncio.to_thread(self._cells.move, tenant_id, to, actor=actor, wait=wait, progress=progress)
+
+    async def split(
+        self, cell: str, *, actor: str | None = None, wait: bool = True, progress: Listener = unheard
+    ) -> Settled:
+        """Asyncio version of `Cells.split`."""
+        return await asyncio.to_thread(self._cells.split, cell, actor=actor, wait=wait, progress=progress)
+
+    async def rotate(
+        self, cell: str, *, actor: str | None = None, wait: bool = True, progress: Listener = unheard
+    ) -> Settled:
+        """Asyncio version of `Cells.rotate`."""
+        return await asyncio.to_thread(self._cells.rotate, cell, actor=actor, wait=wait, progress=progress)
+
+    async def settle(self, *, progress: Listener = unheard) -> Settled:
+        """Asyncio version of `Cells.settle`."""
+        return await asyncio.to_thread(self._cells.settle, progress=progress)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mt_paas_db.catalog.credentials import CredentialProvider, settings_credentials
 from mt_paas_db.catalog.identifiers import Tier, parse_name
 from mt_paas_db.catalog.settings import Settings, load_settings
-from mt_paas_db.catalog.values import Event, Installation, SuspensionReason, Tenant, TenantState
+from mt_paas_db.catalog.values import Event, Installation, Limits, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.bulk import Created, NewTenant
@@ -20,6 +20,7 @@ from mt_paas_db.core.doctor import examine, readiness
 from mt_paas_db.core.fleet_metrics import fleet_metrics
 from mt_paas_db.core.install import initialize
 from mt_paas_db.core.lifecycle import Lifecycle
+from mt_paas_db.core.limits import UNCHANGED, Unchanged, Usage, limits_of, set_limits, usage
 from mt_paas_db.core.models import Models, load_models, metadata_of
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed, load_seed
@@ -78,6 +79,7 @@ class TenantManager:
             models=self._models, script_location=self._script_location, seed=seed or self.settings.seed
         )
         self._lifecycle = Lifecycle(self._admin, self.settings, self._blueprint)
+        self._changes = Changes(self._admin, self.settings)
         models = self._models
         self._door = Door(self.settings, self._credentials, tables=models.count if models is not None else None)
 
@@ -102,7 +104,7 @@ class TenantManager:
     @cached_property
     def cells(self) -> Cells:
         """The cells that tenants share, and the verbs that move tenants between them while they serve."""
-        return Cells(Changes(self._admin, self.settings), self._credentials)
+        return Cells(self._changes, self._credentials)
 
     # -- sessions
 
@@ -320,6 +322,52 @@ class TenantManager:
     def release_alias(self, tenant_id: str, alias: str, *, actor: str | None = None) -> Tenant:
         """See `Lifecycle.release_alias`."""
         return self._lifecycle.release_alias(tenant_id, alias, actor=actor)
+
+    # -- limits
+
+    def limits(self, tenant_id: str) -> Limits:
+        """Return what a tenant may use at most. Raises `UnknownTenantError`."""
+        return limits_of(self._changes, parse_name(tenant_id))
+
+    def set_limits(
+        self,
+        tenant_id: str,
+        *,
+        sessions: int | Unchanged | None = UNCHANGED,
+        statement_timeout_s: float | Unchanged | None = UNCHANGED,
+        storage_bytes: int | Unchanged | None = UNCHANGED,
+        actor: str | None = None,
+    ) -> Limits:
+        """Set what a tenant may use at most, and return all its limits. None takes a limit away. Commits.
+
+        Processes learn of it within the cache bound.
+
+        Args:
+            tenant_id: Its id, or an alias.
+            sessions: Sessions at once, in each process.
+            statement_timeout_s: Seconds that one of its statements may run.
+            storage_bytes: Bytes of its schema; `usage(enforce=True)` makes it read-only when it has more.
+            actor: Who is recorded in the log.
+
+        Raises:
+            ConfigurationError: A limit is not more than 0, or the catalog is older than limits are.
+            UnknownTenantError: No tenant has this id or alias.
+        """
+        return set_limits(
+            self._changes,
+            parse_name(tenant_id),
+            sessions=sessions,
+            statement_timeout_s=statement_timeout_s,
+            storage_bytes=storage_bytes,
+            actor=actor,
+        )
+
+    def usage(self, tenant_id: str | None = None, *, enforce: bool = False) -> Sequence[Usage]:
+        """Return how many bytes the schema of a tenant takes, or of each, in the order of their ids.
+
+        With `enforce`, active tenants that are over their quota become read-only, with a note in the log.
+        """
+        return usage(self._changes, None if tenant_id is None else parse_name(tenant_id), enforce=enforce)
 
     def delete(
         self,
