@@ -334,6 +334,17 @@ SELECT t.tenant_id, t.role_name, t.schema_name, k.kind
                                 AND a.grantee = r.oid)
  ORDER BY t.tenant_id, k.kind;
 
+-- name: own_types
+-- Types that exist in a tenant's schema, but for the row types of tables.
+SELECT y.typname AS type, count(*) AS tenants
+  FROM mt_paas.tenant t
+  JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
+  JOIN pg_catalog.pg_type y ON y.typnamespace = n.oid
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = y.typrelid
+ WHERE y.typtype IN ('d', 'e', 'r') OR c.relkind = 'c'
+ GROUP BY y.typname
+ ORDER BY y.typname;
+
 -- name: unfinished_tenants
 SELECT tenant_id, state, to_char(state_changed_at, 'YYYY-MM-DD HH24:MI TZ') AS since
   FROM mt_paas.tenant

@@ -39,6 +39,11 @@ _POOLER = re.compile(r"direct|pgbouncer(?::\d+(?:\.\d+){0,2})?")
 _PLAIN = re.compile(r"\w{1,63}")
 _DAY_S = 86_400.0  # a longer wait is a slip of the pen, and some drivers cannot count that far
 
+Prepared = Literal["off", "own", "all"]
+"""On which connections behind PgBouncer drivers may name prepared statements."""
+
+_PREPARING_POOLER = (1, 22)  # 1.21 has them, and 1.22 DEALLOCATE ALL, which psycopg sends
+
 _FORMS = {
     "clusters": "set MT_PAAS_DB_CLUSTERS__MAIN__APP_DSN for a cluster called main, "
     'or a JSON object as in {"main": {"app_dsn": "..."}}',
@@ -64,6 +69,8 @@ class ClusterSettings(BaseModel):
             left out.
         pooler: What stands behind `app_dsn`: ``direct``, ``pgbouncer`` (its version is asked for), or
             ``pgbouncer:1.18``.
+        prepared_statements: On which connections behind PgBouncer drivers may name prepared statements: none (``off``),
+            those of tenants' ``own`` logins, or ``all``. Needs `pooler` to say a version of 1.22 or later.
         console_dsn: PgBouncer's console, database ``pgbouncer``, as one of its ``admin_users``; what
             ``pgbouncer reload`` uses, and whom ``pgbouncer config`` makes an admin.
     """
@@ -75,6 +82,17 @@ class ClusterSettings(BaseModel):
     direct_dsn: SecretStr | None = None
     console_dsn: SecretStr | None = None
     pooler: Annotated[str, AfterValidator(_check_pooler)] = "direct"
+    prepared_statements: Prepared = "off"
+
+    @model_validator(mode="after")
+    def _pooler_can_prepare(self) -> Self:
+        version = tuple(int(part) for part in self.pooler.partition(":")[2].split(".") if part)
+        if self.prepared_statements != "off" and version < _PREPARING_POOLER:
+            raise ValueError(
+                f"prepared_statements={self.prepared_statements!r} needs a PgBouncer of 1.22 or later, with "
+                "max_prepared_statements above 0; say so in pooler, as in 'pgbouncer:1.24'"
+            )
+        return self
 
 
 class _Environment(EnvSettingsSource):

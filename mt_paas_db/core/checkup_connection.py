@@ -59,8 +59,7 @@ def _version(patient: Patient) -> Iterator[Finding]:
 
 @check("pooler.mode", "what stands between the app DSN and the server is what the settings say")
 def _pooler(patient: Patient) -> Iterator[Finding]:
-    cluster = patient.settings.clusters.get(patient.cluster)
-    profile = PoolerProfile.parse(cluster.pooler if cluster else "direct")
+    profile = PoolerProfile.of(patient.settings, patient.cluster)
     with _bare(patient) as driver:
         row = driver.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
         pooled = row is None or row[0] != driver.info.backend_pid
@@ -87,6 +86,21 @@ def _pooler(patient: Patient) -> Iterator[Finding]:
             )
             return
     yield from _pgbouncer_version(patient, profile)
+
+
+@check("pooler.types", "statements that tenants share through the pooler meet no type of a tenant's own")
+def _types(patient: Patient) -> Iterator[Finding]:
+    if PoolerProfile.of(patient.settings, patient.cluster).prepared != "all":
+        return
+    with patient.catalog():
+        rows = patient.ask("own_types")
+    for row in rows:
+        yield Finding(
+            Severity.ERROR,
+            f"{row['tenants']} tenants have a type {row['type']!r} of their own; prepared_statements='all' lets them "
+            "share statements over it, which fail for all but one",
+            f"set MT_PAAS_DB_CLUSTERS__{patient.cluster.upper()}__PREPARED_STATEMENTS=own, or share the type",
+        )
 
 
 @contextmanager
@@ -124,7 +138,8 @@ def _pgbouncer_version(patient: Patient, profile: PoolerProfile) -> Iterator[Fin
         with _connect(patient, patient.app_engine.url.set(database="pgbouncer")) as console:
             # The console speaks the simple protocol only, which psycopg uses for a query without values.
             row = console.execute("SHOW VERSION").fetchone()
-            mode = _mode(console, patient)
+            config = {str(row[0]): str(row[1]) for row in console.execute("SHOW CONFIG").fetchall()}
+            mode = _mode(console, patient) or config.get("pool_mode")
         version = parse_pgbouncer_version(str(row[0]) if row else "")
     except (psycopg.Error, ConfigurationError):
         yield Finding(
@@ -140,19 +155,24 @@ def _pgbouncer_version(patient: Patient, profile: PoolerProfile) -> Iterator[Fin
             "that nothing is pooled",
             "set pool_mode = transaction in pgbouncer.ini",
         )
+    if profile.prepared != "off" and config.get("max_prepared_statements", "0") == "0":
+        yield Finding(
+            Severity.ERROR,
+            "the settings let drivers name prepared statements, and PgBouncer does not follow them",
+            "set max_prepared_statements in pgbouncer.ini, as `mt-paas-db pgbouncer config` does",
+        )
     told = profile.version
     if told is not None and version[: len(told)] != told:
         yield Finding(Severity.WARNING, f"the settings say {_dotted(told)}, PgBouncer says {_dotted(version)}")
 
 
-def _mode(console: psycopg.Connection[Any], patient: Patient) -> str:
-    """Return the mode of the app DSN's database: its own, or that of all."""
+def _mode(console: psycopg.Connection[Any], patient: Patient) -> str | None:
+    """Return the mode of the app DSN's database, where it has one of its own."""
     databases = console.execute("SHOW DATABASES")
     names = [column.name for column in databases.description or ()]
     rows = [dict(zip(names, row, strict=True)) for row in databases.fetchall()]
     own = [row.get("pool_mode") for row in rows if row.get("name") == patient.app_engine.url.database]
-    config = {row[0]: row[1] for row in console.execute("SHOW CONFIG").fetchall()}
-    return str(next(filter(None, own), config.get("pool_mode")))
+    return next(filter(None, own), None)
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -24,6 +24,7 @@ from mt_paas_db.core.limits import UNCHANGED, Unchanged, Usage, limits_of, set_l
 from mt_paas_db.core.models import Models, load_models, metadata_of
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed, load_seed
+from mt_paas_db.errors import ConfigurationError
 from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import Door, TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel, PinOptions
@@ -52,7 +53,8 @@ class TenantManager:
         credentials: Turns a cluster's credentials entry into a DSN; answers from `settings` where left out.
 
     Raises:
-        ConfigurationError: The settings are faulty, or the models name undeclared schemas.
+        ConfigurationError: The settings are faulty, the models name undeclared schemas, or PgBouncer shall share
+            statements over types of which each tenant has its own.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class TenantManager:
             if models is not None
             else None
         )
+        if self._models is not None:
+            _check_shared_statements(self.settings, self._models)
         self._script_location = script_location or self.settings.script_location
         self._admin = Admin(self.settings, self._credentials)
         self._blueprint = Blueprint(
@@ -379,3 +383,13 @@ class TenantManager:
     ) -> None:
         """See `Lifecycle.delete`."""
         self._lifecycle.delete(tenant_id, confirm=confirm, actor=actor, progress=progress)
+
+
+def _check_shared_statements(settings: Settings, models: Models) -> None:
+    """Refuse to let PgBouncer share statements between tenants whose types are not the same."""
+    for entry, cluster in settings.clusters.items():
+        if cluster.prepared_statements == "all" and (own := models.own_types()):
+            raise ConfigurationError(
+                f"cluster {entry!r}: prepared_statements='all' lets tenants share statements, and of these types each "
+                f"tenant has its own: {'; '.join(own)}. Put the types into a shared schema, or use 'own' or 'off'"
+            )

@@ -115,6 +115,16 @@ class Models:
         """Return how many tables a tenant has, as of now."""
         return len(self._tables(shared=False))
 
+    def own_types(self) -> list[str]:
+        """Return what uses a type that exists once per tenant: ``note.mood uses the type mood``."""
+        return [
+            f"{table.name}.{column.name} uses the type {part.name}"
+            for table in self._tables(shared=False)
+            for column in table.columns
+            for kind, part in _parts(column)
+            if kind == "type" and not part.schema
+        ]
+
     def _tables(self, *, shared: bool) -> list[Table]:
         return [table for table in self._metadata.sorted_tables if bool(table.schema) == shared]
 

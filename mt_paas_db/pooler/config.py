@@ -20,8 +20,10 @@ from mt_paas_db.pooler.files import OurFile
 from mt_paas_db.pooler.fleet import PoolerFleet, pooler_password
 from mt_paas_db.pooler.ini import Auth, Shape, render_ini, render_userlist
 from mt_paas_db.pooler.sizes import Sizes, default_budget, divide
+from mt_paas_db.session.pooler import PoolerProfile
 
 DEFAULT_PORT = 6432
+_PREPARED = 200  # PgBouncer's default from 1.24 on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ def configure_pgbouncer(
         lookup_user=roles.pooler,
         admin_user=None if console is None else console.username,
         stats_user=roles.login,
-        prepared_statements=0,
+        prepared_statements=_PREPARED if PoolerProfile.of(settings, fleet.cluster).prepared != "off" else 0,
         include=wishes.include,
     )
     users = _users(settings, credentials, fleet, wishes.auth, console)
@@ -179,8 +181,7 @@ def _console(credentials: CredentialProvider, entry: str) -> URL | None:
 
 
 def _listen_port(settings: Settings, entry: str, app: URL) -> int:
-    cluster = settings.clusters.get(entry)
-    pooled = cluster is not None and cluster.pooler != "direct"
+    pooled = PoolerProfile.of(settings, entry).kind != "direct"
     return (app.port if pooled else None) or DEFAULT_PORT
 
 

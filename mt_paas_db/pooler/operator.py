@@ -64,8 +64,7 @@ class Operator:
         return cluster_url(self._credentials, self._cluster, "console")
 
     def _version(self) -> tuple[int, ...] | None:
-        cluster = self._settings.clusters.get(self._cluster)
-        told = PoolerProfile.parse(cluster.pooler if cluster else "direct").version
+        told = PoolerProfile.of(self._settings, self._cluster).version
         if told is not None or not self._credentials(self._cluster, "console"):
             return told
         try:

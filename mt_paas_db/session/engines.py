@@ -25,6 +25,7 @@ from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
 from mt_paas_db.session.budget import Member, PoolStatus
 from mt_paas_db.session.dialects.pinning import PinState, Refused, state_in
+from mt_paas_db.session.dialects.psycopg import check_libpq
 from mt_paas_db.session.faults import connection_fault, server_fault
 from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
@@ -201,20 +202,21 @@ class Engines:
             options["pool_pre_ping"] = True
         return options
 
-    def _connect_args(self, entry: str, driver: Driver) -> dict[str, Any]:
+    def _connect_args(self, entry: str, driver: Driver, login: str | None) -> dict[str, Any]:
         seconds = self._settings.connect_timeout_s
         timeout = {"connect_timeout": max(1, round(seconds))} if driver == "psycopg" else {"timeout": seconds}
-        unnamed = unique_texts(self._settings)
-        return {**self._profile(entry).connect_args(driver, unnamed=unnamed), **timeout}
+        profile, own = self._profile(entry), self._tier(entry, login) is Tier.LOGIN
+        if driver == "psycopg" and profile.kind != "direct" and profile.named_statements(own=own):
+            check_libpq()
+        return {**profile.connect_args(driver, unnamed=unique_texts(self._settings), own=own), **timeout}
 
     def _profile(self, entry: str) -> PoolerProfile:
-        cluster = self._settings.clusters.get(entry)
-        return PoolerProfile.parse(cluster.pooler if cluster else "direct")
+        return PoolerProfile.of(self._settings, entry)
 
     def _equip(self, engine: Engine, key: _Key) -> None:
         entry, role, login = key
         driver: Driver = "asyncpg" if engine.dialect.driver.endswith("asyncpg") else "psycopg"
-        connect_args = self._connect_args(entry, driver)
+        connect_args = self._connect_args(entry, driver, login)
 
         def connect(dialect: Any, _record: Any, arguments: Any, _options: Any) -> Any:
             # Credentials, and the address, may be others than when the engine was made.

@@ -6,9 +6,10 @@ SQLAlchemy's asyncpg and psycopg dialect pages ("Prepared Statement Name with PG
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
+from mt_paas_db.catalog.settings import Prepared, Settings
 from mt_paas_db.errors import ConfigurationError, PoolerModeError
 
 Driver = Literal["psycopg", "asyncpg"]
@@ -28,10 +29,20 @@ class PoolerProfile:
     Attributes:
         kind: ``direct`` or ``pgbouncer`` (in transaction mode).
         version: PgBouncer's version, as a tuple of numbers; None where it is not known.
+        prepared: On whose connections behind PgBouncer drivers may name statements, as in `ClusterSettings`.
     """
 
     kind: Literal["direct", "pgbouncer"]
     version: tuple[int, ...] | None = None
+    prepared: Prepared = "off"
+
+    @classmethod
+    def of(cls, settings: Settings, entry: str) -> Self:
+        """Return the profile of a cluster; direct where only a credential provider knows it."""
+        cluster = settings.clusters.get(entry)
+        if cluster is None:
+            return cls("direct")
+        return replace(cls.parse(cluster.pooler), prepared=cluster.prepared_statements)
 
     @classmethod
     def parse(cls, setting: str) -> Self:
@@ -46,20 +57,19 @@ class PoolerProfile:
                 pass
         raise ConfigurationError(f"pooler {setting!r}: use 'direct', 'pgbouncer' or 'pgbouncer:<version>'")
 
-    @property
-    def named_statements(self) -> bool:
-        """Whether the driver may keep named prepared statements on its connection.
+    def named_statements(self, *, own: bool = False) -> bool:
+        """Whether the driver may keep named prepared statements on its connection; `own` is a tenant's own login.
 
-        Behind PgBouncer it may not. Before 1.21 the next transaction can run on a server connection that
-        does not have them. From 1.21 on PgBouncer shares them between clients by their text, so that a
-        statement over a type that exists once per tenant would meet another tenant's type. Unnamed
-        statements are right in every version.
+        Behind PgBouncer it may not, unless the settings say so. Before 1.21 the next transaction can run on a server
+        connection that does not have them. From 1.21 on PgBouncer shares them between clients by their text, on each
+        server connection: on that of a tenant's own login all are the tenant's, on a shared one a statement over a
+        type that exists once per tenant would meet another tenant's type. Unnamed statements are right everywhere.
         """
-        return self.kind == "direct"
+        return self.kind == "direct" or self.prepared == "all" or (own and self.prepared == "own")
 
-    def connect_args(self, driver: Driver, *, unnamed: bool = False) -> dict[str, Any]:
+    def connect_args(self, driver: Driver, *, unnamed: bool = False, own: bool = False) -> dict[str, Any]:
         """Return the driver's connection arguments for this pooler; `unnamed` keeps statements unnamed without one."""
-        if self.named_statements and not unnamed:
+        if self.named_statements(own=own) and not unnamed:
             return {}
         if driver == "psycopg":
             return {"prepare_threshold": None}

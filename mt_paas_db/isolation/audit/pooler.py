@@ -22,8 +22,7 @@ class SilentPoolerError(Exception):
 
 def is_pooled(settings: Settings, entry: str) -> bool:
     """Return whether the settings say that a pooler stands before `entry`."""
-    cluster = settings.clusters.get(entry)
-    return PoolerProfile.parse(cluster.pooler if cluster else "direct").kind == "pgbouncer"
+    return PoolerProfile.of(settings, entry).kind == "pgbouncer"
 
 
 def ask_pooler(settings: Settings, credentials: CredentialProvider, entry: str) -> tuple[str, dict[str, str]]:

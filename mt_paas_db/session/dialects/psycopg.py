@@ -20,6 +20,7 @@ from psycopg.errors import error_from_result
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.util import await_only
 
+from mt_paas_db.errors import ConfigurationError
 from mt_paas_db.session.dialects.pinning import Pinning, PinState
 from mt_paas_db.session.pin import TRACKED, Pin
 
@@ -33,6 +34,15 @@ class TenantPrepareManager(PrepareManager):
 
     def key(self, query: PostgresQuery) -> Key:  # type: ignore[override]
         return (self.schema, query.query, query.types)  # type: ignore[return-value]  # only ever compared
+
+
+def check_libpq() -> None:
+    """Raise `ConfigurationError` where psycopg would end named statements by SQL, which PgBouncer does not follow."""
+    if not psycopg.capabilities.has_send_close_prepared():
+        raise ConfigurationError(
+            f"prepared_statements behind PgBouncer needs libpq 17 or later with psycopg, and this is "
+            f"{pq.version() // 10_000}: pip install 'mt_paas_db[binary]', or leave it off"
+        )
 
 
 def _exchange(pgconn: pq.abc.PGconn, message: bytes) -> Generator[Any, Any, None]:
