@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.plot import Chart, Line, svg
 from benchmarks.report import Bar, Result, Row, environment
 from benchmarks.scaling.doors import OURS
-from benchmarks.scaling.ground import FleetInCells, budget, fleet_in_cells
+from benchmarks.scaling.ground import FleetInCells, fleet_in_cells
 from benchmarks.scaling.load import SKEWED, Sample
 from benchmarks.scaling.worker import Worker, Workers, workers
 from benchmarks.session import at_least
@@ -145,7 +145,7 @@ class Bench:
         self.loaders.all("open", spec={
             "way": OURS, "driver": driver, "pooler": "direct", "dsn": fleet.dsn(fleet.service.login),
             "installation": fleet.service.name, "tenants": [place.tenant_id for place in fleet.places],
-            "settings": {**fleet.settings, **budget(max(1, self.options.connections // len(self.loaders)))},
+            "settings": {**fleet.settings, "pool_size": max(1, self.options.connections // len(self.loaders))},
         })  # fmt: skip
         self.churner.tell("open_admin", spec={
             "app_dsn": fleet.dsn(fleet.service.login), "admin_dsn": fleet.server.dsn(fleet.service.database),

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.plot import Chart, Line, svg
 from benchmarks.report import Bar, Result, Row, environment
-from benchmarks.scaling.ground import FleetInCells, budget, fleet_in_cells
+from benchmarks.scaling.ground import FleetInCells, fleet_in_cells
 from benchmarks.scaling.watch import Memory, Watch
 from benchmarks.session import at_least
 
@@ -101,7 +101,7 @@ def touch_all(fleet: FleetInCells, watch: Watch, sizes: Sequence[int], *, connec
     """Read every table of every tenant on every connection of both ways, size by size."""
     url = make_url(fleet.dsn(fleet.member)).set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=connections, max_overflow=0)
-    manager = fleet.service.manager(**fleet.settings, **budget(connections))
+    manager = fleet.service.manager(**fleet.settings, pool_size=connections)
 
     def one_pool(tenant: int) -> Session:
         schema = fleet.places[tenant].schema

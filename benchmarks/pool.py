@@ -6,7 +6,8 @@ turns, in an order that changes from round to round, each with new connections; 
 a bar is the median of the rounds' ratios, at most tenants and where the server is busy. Bars use the skewed choice of
 tenants (Zipf), which is what fleets are like; the even one is measured beside it.
 
-Ours has as many server connections as the plain pool with which it is compared: of all its cells together.
+Ours has as many server connections as the plain pool with which it is compared: of all its cells together. Before
+PgBouncer clients are cheap, so that processes keep more connections to it than it has to the server, both ways alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
@@ -26,7 +27,7 @@ from typing import Any
 from benchmarks.plot import Chart, Line, svg
 from benchmarks.report import Bar, Result, Row, environment, table
 from benchmarks.scaling.doors import OURS, OWN, PLAIN
-from benchmarks.scaling.ground import FleetInCells, budget, fleet_in_cells, pooler_for
+from benchmarks.scaling.ground import FleetInCells, cells_pooler, fleet_in_cells, plain_pooler
 from benchmarks.scaling.load import SKEWED, UNIFORM, Sample
 from benchmarks.scaling.watch import Watch
 from benchmarks.scaling.worker import Workers, workers
@@ -39,6 +40,7 @@ LIMIT = 0.85
 BUSY = 100
 """From so many clients on there is a bar."""
 
+_FAN_IN = 4  # clients' connections to PgBouncer for each of its own
 _SOME, _FULL = (1, 100, 1000), (1, 10, 100, 1000)
 
 
@@ -171,18 +173,20 @@ def run(options: argparse.Namespace) -> Result:
         )
         fleet.grow(max(options.tenants))
         fleet.give_own_logins()
-        pooler = pooler_for(fleet, connections=options.connections)
-        if pooler is None:
+        poolers: dict[str, PgBouncer] = {}
+        try:
+            for way, make in ((PLAIN, plain_pooler), (OURS, cells_pooler)):
+                poolers[way] = stack.enter_context(make(fleet, connections=options.connections))
+        except LookupError:
             remarks.append("  left out: everything through PgBouncer, which is not installed")
-        else:
-            stack.enter_context(pooler)
         bench = Bench(
-            fleet, pooler, stack.enter_context(workers(options.processes)), stack.enter_context(Watch(fleet.service)),
+            fleet, poolers, stack.enter_context(workers(options.processes)), stack.enter_context(Watch(fleet.service)),
             options,
         )  # fmt: skip
         for point in points(options.clients, options.tenants, full=options.full):
             bench.measure(point, figures[point], rounds=rounds if has_bar(point, options) else 1)
-        facts = environment(postgresql=fleet.version, pgbouncer=".".join(map(str, pooler.version)) if pooler else None)
+        bouncer = ".".join(map(str, poolers[OURS].version)) if poolers else None
+        facts = environment(postgresql=fleet.version, pgbouncer=bouncer)
         remarks.append(
             f"  {options.driver}, {options.connections} server connections for each way in all, of {options.processes} "
             f"processes; {len(fleet.cells)} cells"
@@ -214,14 +218,14 @@ class Bench:
     """What measures: one topology at a time, all at each point."""
 
     fleet: FleetInCells
-    pooler: PgBouncer | None
+    poolers: Mapping[str, PgBouncer]
     loaders: Workers
     watch: Watch
     options: argparse.Namespace
 
     def measure(self, point: Point, found: dict[Topology, Found], *, rounds: int) -> None:
         """Measure all topologies at a point, in turn."""
-        ways = [topology for topology in TOPOLOGIES if self.pooler is not None or not topology.pooled]
+        ways = [topology for topology in TOPOLOGIES if self.poolers or not topology.pooled]
         for number in range(rounds):
             first = number % len(ways)
             for topology in [*ways[first:], *ways[:first]]:
@@ -249,13 +253,13 @@ class Bench:
             raise RuntimeError(f"{topology}, {point}: {dict(sample.errors)}; {sample.error}")
         else:
             found.add(sample, connections, memory.total_mib)
-        if topology.pooled and self.pooler is not None:
-            self.pooler.restart()  # so that the next way begins without its connections
+        if topology.pooled:
+            self.poolers[topology.way].restart()  # so that the next way begins without its connections
 
     def _spec(self, topology: Topology) -> dict[str, Any]:
-        pooler = self.pooler if topology.pooled else None
+        pooler = self.poolers[topology.way] if topology.pooled else None
         fleet, options = self.fleet, self.options
-        each = max(1, options.connections // len(self.loaders))
+        each = max(1, options.connections * (_FAN_IN if pooler else 1) // len(self.loaders))
         spec: dict[str, Any] = {
             "way": topology.way,
             "driver": options.driver,
@@ -273,7 +277,7 @@ class Bench:
                     "dsn": fleet.dsn(fleet.service.login, pooler=pooler),
                     "installation": fleet.service.name,
                     "tenants": [place.tenant_id for place in fleet.places],
-                    "settings": {**fleet.settings, **budget(each)},
+                    "settings": {**fleet.settings, "pool_size": each},
                 }
 
 

@@ -25,7 +25,7 @@ import psycopg
 
 from benchmarks.report import Bar, Result, Row, environment
 from benchmarks.scaling.faults import RESTARTS, Faults
-from benchmarks.scaling.ground import FleetInCells, budget, fleet_in_cells, pooler_for
+from benchmarks.scaling.ground import FleetInCells, fleet_in_cells, looking_up_pooler
 from benchmarks.scaling.watch import private_mib, resident_mib
 from benchmarks.scaling.worker import Worker
 from benchmarks.session import at_least
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> Result:
             fleet_in_cells(major=options.pg, tables=2, cell_size=options.cell_size, max_connections=150)
         )
         fleet.grow(options.tenants)
-        pooler = pooler_for(fleet, connections=12)
+        pooler = looking_up_pooler(fleet, connections=12)
         if pooler is not None:
             stack.enter_context(pooler)
         faults = Faults(fleet, pooler, guests, random.Random(seed))
@@ -103,7 +103,9 @@ def run(options: argparse.Namespace) -> Result:
                 "dsn": fleet.dsn(fleet.service.login, pooler=pooler if pooled else None),
                 "installation": fleet.service.name, "tenants": [place.tenant_id for place in fleet.places],
                 "guests": guests,
-                "settings": {**fleet.settings, **budget(options.connections), "pool_timeout_s": 15, "cache_ttl_s": 2},
+                "settings": {
+                    **fleet.settings, "pool_size": options.connections, "pool_timeout_s": 15, "cache_ttl_s": 2,
+                },
             }  # fmt: skip
             worker.tell("open_clients", spec=spec)
             worker.hear()
@@ -127,6 +129,10 @@ def soak(
     slices = max(_SLICES_AT_LEAST, round(seconds / _SLICE_S))
     for number in range(slices):
         calm = number == slices - 1
+        if calm:  # an idle connection that was killed shows that at its next use
+            for worker in workers:
+                worker.tell("close_clients")
+                worker.hear()
         for which, worker in enumerate(workers):
             chance = seed + number * 10_000 + which * 1000
             worker.tell("visit", clients=clients, seconds=seconds / slices, seed=chance)

@@ -5,6 +5,7 @@ The server is as it comes: fsync on, autovacuum on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +17,9 @@ from sqlalchemy import Column, Identity, Integer, MetaData, String, Table
 
 from benchmarks.raw_libpq import Libpq
 from benchmarks.workload import ROWS
-from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.core import NewTenant, TenantManager
 from mt_paas_db.migrate.message import literal
+from mt_paas_db.pooler.sizes import Cell, divide
 from tests.fleet import PASSWORD, Service
 from tests.servers import PgBouncer, PostgresServer, find_pgbouncer, find_postgres
 
@@ -41,12 +42,6 @@ def make_models(tables: int) -> MetaData:
             Column("body", String(400), nullable=False),
         )
     return metadata
-
-
-def budget(connections: int) -> dict[str, Any]:
-    """Return the settings that give a process so many server connections."""
-    more = {"max_overflow": 0} if "max_overflow" in Settings.model_fields else {}
-    return {"pool_size": connections, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +90,10 @@ class FleetInCells:
         """The login roles, in the order in which the tenants came to use them."""
         return list(dict.fromkeys(place.login for place in self.places))
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings that make the fleet what it is."""
-        if self.cell_size is None or "cell_size" not in Settings.model_fields:
-            return {}
-        return {"cell_size": self.cell_size}
+        return {} if self.cell_size is None else {"cell_size": self.cell_size}
 
     @cached_property
     def admin(self) -> TenantManager:
@@ -223,11 +216,45 @@ def fleet_in_cells(
         yield fleet
 
 
-def pooler_for(fleet: FleetInCells, *, connections: int) -> PgBouncer | None:
-    """Return a PgBouncer, to be entered, with so many server connections for all logins together; None where none is.
+def plain_pooler(fleet: FleetInCells, *, connections: int) -> PgBouncer:
+    """Return a PgBouncer, to be entered, for the login without tenancy alone. Raises `LookupError` where none is."""
+    return _pooler(fleet, [fleet.plain], pool_size=connections, connections=connections)
 
-    It looks up whoever logs in, and gives up idle connections of one login for another that waits.
+
+def cells_pooler(fleet: FleetInCells, *, connections: int) -> PgBouncer:
+    """Return a PgBouncer, to be entered, with the sizes that `mt-paas-db pgbouncer config` gives the fleet's cells.
+
+    Raises `LookupError` where none is.
     """
+    tenants = Counter(place.login for place in fleet.places)
+    cells = [Cell(login, login, number, own=False) for login, number in tenants.items()]
+    sizes = divide(connections, cells)
+    return _pooler(
+        fleet, fleet.cells, pool_size=sizes.shared, connections=connections,
+        reserve_pool_size=sizes.reserve, reserve_pool_timeout=2,
+        server_lifetime=sizes.server_lifetime_s, server_idle_timeout=sizes.server_idle_timeout_s,
+    )  # fmt: skip
+
+
+def _pooler(
+    fleet: FleetInCells, logins: Sequence[str], *, pool_size: int, connections: int, **options: int
+) -> PgBouncer:
+    find_pgbouncer()
+    held = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = ANY(%s)"
+    return PgBouncer(
+        fleet.server.port,
+        users=dict(fleet.ask(held, list(logins))),  # verifiers: PgBouncer passes the client's proof on
+        pool_size=pool_size,
+        options={
+            "max_db_connections": str(connections),
+            "max_client_conn": "5000",
+            **{name: str(value) for name, value in options.items()},
+        },
+    )
+
+
+def looking_up_pooler(fleet: FleetInCells, *, connections: int) -> PgBouncer | None:
+    """Return a PgBouncer, to be entered, that finds logins that are made later, too; None where there is none."""
     try:
         find_pgbouncer()
     except LookupError:
@@ -236,6 +263,6 @@ def pooler_for(fleet: FleetInCells, *, connections: int) -> PgBouncer | None:
         fleet.server.port,
         users={CONSOLE: PASSWORD},
         lookup="postgres",
-        pool_size=connections,
-        options={"max_db_connections": str(connections), "max_client_conn": "5000"},
+        pool_size=4,
+        options={"max_db_connections": str(connections)},
     )

@@ -28,6 +28,7 @@ from benchmarks.scaling.load import LeakError, kind_of
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
     PlacementChangedError,
+    PoolExhaustedError,
     SchemaMissingError,
     ServerUnavailableError,
     TenancyError,
@@ -103,7 +104,7 @@ def allowed(error: BaseException, *, guest: bool) -> bool:
     if isinstance(error, TenancyError):
         if isinstance(error, (UnknownTenantError, TenantUnavailableError, SchemaMissingError)):
             return guest
-        return isinstance(error, (ServerUnavailableError, PlacementChangedError))
+        return isinstance(error, (ServerUnavailableError, PoolExhaustedError, PlacementChangedError))
     # At a raw connection it is the driver's own error, without SQLAlchemy's around it.
     state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     if state is not None:
@@ -140,6 +141,7 @@ class Clients:
         return seen
 
     async def close(self) -> None:
+        """Close the idle connections; later visits open new ones."""
         if self._blocking:
             self._manager.close()
         else:
