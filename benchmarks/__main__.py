@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, str] = {
     "roles": "benchmarks.roles",
     "session": "benchmarks.session",
     "soak": "benchmarks.soak",
+    "telemetry": "benchmarks.telemetry",
 }
 
 

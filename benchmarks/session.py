@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> Result:
         with clients_apart([worker.pid] if worker else []) as core:
             samples, done = measure(ground, groups, rounds=rounds, budget_s=budget_s, server_core=core)
         facts = environment(
-            postgresql=_server_version(ground),
+            postgresql=server_version(ground),
             pgbouncer=".".join(map(str, ground.pooler.version)) if ground.pooler else None,
             packages=PEERS if worker else None,
         )
@@ -219,7 +219,7 @@ def ratio_lines(groups: Sequence[Sequence[Case]], samples: dict[Case, Samples]) 
     return lines
 
 
-def _server_version(ground: Ground) -> str:
+def server_version(ground: Ground) -> str:
     with ground.service.superuser() as connection:
         row = connection.execute("SELECT current_setting('server_version')").fetchone()
     assert row is not None

@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import PoolExhaustedError, TenantSuspendedError, UnknownTenantError
-from mt_paas_db.session.readings import BACKEND_BYTES, TABLE_BYTES
 from mt_paas_db.telemetry import metrics, probe
+from mt_paas_db.telemetry.backend import BACKEND_BYTES, TABLE_BYTES
 from tests.fleet import Route, Runner, Service
 from tests.models import Base
 

@@ -13,6 +13,8 @@ from typer.main import get_command
 import mt_paas_db
 from mt_paas_db.cli import screen
 from mt_paas_db.cli.audit import audit
+from mt_paas_db.cli.capacity import parse_size
+from mt_paas_db.cli.capacity import show as show_capacity
 from mt_paas_db.cli.cell import cell_app
 from mt_paas_db.cli.exit_codes import FAILED, OK, USAGE
 from mt_paas_db.cli.failure import complain, print_document, report
@@ -127,9 +129,29 @@ def init(models: ModelsOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def doctor(
     ready: Annotated[bool, typer.Option("--ready", help="Only whether sessions can be served now.")] = False,
+    capacity: Annotated[bool, typer.Option("--capacity", help="How many more tenants there is room for.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", min=1, help="With --capacity: how many processes the service has."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", callback=parse_size, help="With --capacity: the server's memory."),
+    ] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option("--disk", metavar="SIZE", callback=parse_size, help="With --capacity: room for the database."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Examine the server, its roles, rights and pooler; say what is wrong and what mends it."""
+    if capacity:
+        if ready:
+            raise typer.BadParameter("--ready and --capacity are two questions; ask one")
+        _capacity(processes, memory, disk, as_json=as_json)
+        return
+    if (processes, memory, disk) != (None, None, None):
+        raise typer.BadParameter("--processes, --memory and --disk belong to --capacity")
     with opened() as manager:
         found = manager.readiness() if ready else manager.doctor()
     if as_json:
@@ -137,6 +159,17 @@ def doctor(
     else:
         _show_report(found, ready=ready)
     if not found.ok:
+        raise typer.Exit(FAILED)
+
+
+def _capacity(processes: int | None, memory: Any, disk: Any, *, as_json: bool) -> None:
+    with opened() as manager:
+        found = manager.capacity(processes=processes, memory_bytes=memory, disk_bytes=disk)
+    if as_json:
+        print_document(found.as_dict())
+    else:
+        show_capacity(found)
+    if found.more_tenants == 0:
         raise typer.Exit(FAILED)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.catalog.values import CellLoad, Event, Installation, Limits, SuspensionReason, Tenant, TenantState
 from mt_paas_db.core.bulk import Created, NewTenant
+from mt_paas_db.core.capacity import Capacity
 from mt_paas_db.core.cells import NEW, CellContents, Cells
 from mt_paas_db.core.checks import Report
 from mt_paas_db.core.limits import UNCHANGED, Unchanged, Usage
@@ -97,6 +98,14 @@ class AsyncTenantManager:
     async def metrics(self, *, tenants: int = 0) -> tuple[Family, ...]:
         """Asyncio version of `TenantManager.metrics`."""
         return await asyncio.to_thread(self._manager.metrics, tenants=tenants)
+
+    async def capacity(
+        self, *, processes: int | None = None, memory_bytes: int | None = None, disk_bytes: int | None = None
+    ) -> Capacity:
+        """Asyncio version of `TenantManager.capacity`."""
+        return await asyncio.to_thread(
+            self._manager.capacity, processes=processes, memory_bytes=memory_bytes, disk_bytes=disk_bytes
+        )
 
     async def create(
         self,

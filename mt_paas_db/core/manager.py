@@ -13,6 +13,8 @@ from mt_paas_db.catalog.values import Event, Installation, Limits, SuspensionRea
 from mt_paas_db.core.admin import Admin
 from mt_paas_db.core.blueprint import Blueprint
 from mt_paas_db.core.bulk import Created, NewTenant
+from mt_paas_db.core.capacity import Capacity, capacity
+from mt_paas_db.core.capacity_measure import measure
 from mt_paas_db.core.cells import Cells
 from mt_paas_db.core.changes import Changes
 from mt_paas_db.core.checks import Report
@@ -239,6 +241,24 @@ class TenantManager:
         `CatalogMissingError`, `MissingRightsError`, `ConfigurationError`.
         """
         return fleet_metrics(self._admin, cell_size=self.settings.cell_size, largest=tenants)
+
+    def capacity(
+        self, *, processes: int | None = None, memory_bytes: int | None = None, disk_bytes: int | None = None
+    ) -> Capacity:
+        """Return how many more tenants the server and this manager's settings bear, limit by limit, the tightest first.
+
+        Asks the home cluster by the admin DSN, in one transaction that reads only, and measures on its backend what a
+        tenant takes of one. A few seconds for 10,000 tenants. What the server does not tell can be given.
+
+        Args:
+            processes: How many processes of the service there are; all connections of the server where left out.
+            memory_bytes: The memory of the server's machine; asked of the server where left out.
+            disk_bytes: What the database may take on disk; not known where left out.
+
+        Raises as `metrics`.
+        """
+        given = {"processes": processes, "memory_bytes": memory_bytes, "disk_bytes": disk_bytes}
+        return capacity(measure(self._admin, self.settings, **given))
 
     # -- lifecycle
 

@@ -7,14 +7,8 @@ from collections.abc import Callable, Iterator
 
 from mt_paas_db.session.engines import Engines
 from mt_paas_db.telemetry import metrics
+from mt_paas_db.telemetry.backend import BACKEND_BYTES, TABLE_BYTES
 from mt_paas_db.telemetry.metrics import Reading
-
-BACKEND_BYTES = 2_000_000
-"""What an idle backend holds that has served nobody: 1.9 MiB, measured on PostgreSQL 15 to 18."""
-
-TABLE_BYTES = 20_000
-"""What it holds on to of each table of each tenant that it has served: 13 to 26 kB, measured (0.27 to 0.53 MB for 20
-tables, each with its primary key). `mt-paas-db doctor --capacity` measures a service's own."""
 
 
 class PoolReadings:
