@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, select
 
+from mt_paas_db.catalog.credentials import settings_credentials
 from mt_paas_db.cli import main
 from mt_paas_db.cli.exit_codes import exit_code
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import TenancyError
+from mt_paas_db.pooler.config import Wishes
+from mt_paas_db.pooler.files import write
+from mt_paas_db.pooler.operator import Operator
 from tests.conftest import bouncer_for
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import server_state
@@ -101,6 +105,10 @@ class World:
     def sql(self, statement: str) -> None:
         with self.service.superuser() as connection:
             connection.execute(statement.encode())
+
+    def enter_folder(self) -> None:
+        """Let relative paths lead into the test's folder."""
+        self._patch.chdir(self.folder)
 
     def file(self, name: str, content: str) -> str:
         path = self.folder / name
@@ -318,6 +326,28 @@ def _(world: World) -> Call:
                     session.scalars(select(Note)).all()
 
     return serve
+
+
+def operator(manager: TenantManager) -> Operator:
+    return Operator(manager.settings, settings_credentials(manager.settings))
+
+
+@case("console-password")
+def _(world: World) -> Call:
+    pooler = world.stack.enter_context(bouncer_for(world.service))
+    world.dsn(console=pooler.dsn("pgbouncer", user=world.service.login, password="wrong"))
+    return lambda manager: operator(manager).reload()
+
+
+@case("foreign-file")
+def _(world: World) -> Call:
+    world.file("pgbouncer/userlist.txt", '"somebody" "secret"')
+    world.enter_folder()
+
+    def configure(manager: TenantManager) -> None:
+        write(Path("pgbouncer"), operator(manager).configure(Path("pgbouncer"), Wishes()).files)
+
+    return configure
 
 
 def interrupt(_session: object, _tenant: object) -> None:
