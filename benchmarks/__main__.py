@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, str] = {
     "memory": "benchmarks.memory",
     "peers_isolation": "benchmarks.peers_isolation",
     "pool": "benchmarks.pool",
+    "prepared": "benchmarks.prepared",
     "provision": "benchmarks.provision",
     "roles": "benchmarks.roles",
     "session": "benchmarks.session",

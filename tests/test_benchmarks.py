@@ -108,6 +108,7 @@ def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[
         (["pool", "--clients", "0"], "at least 1"),
         (["memory", "--pg", "7"], "no PostgreSQL 7 here"),
         (["roles", "--pg", "7"], "no PostgreSQL 7 here"),
+        (["prepared", "1"], "at least 2"),
         (["peers_isolation", "--only", "somebody else"], "nobody is called somebody else"),
     ],
 )
