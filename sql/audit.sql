@@ -173,6 +173,14 @@ SELECT 'definer-path', 'routine', object,
    AND NOT EXISTS (SELECT FROM unnest(proconfig) AS c
                     WHERE c ~ '^search_path=(.*[, ])?"?pg_temp"?$' AND c !~ 'pg_temp.*pg_temp' AND c !~ '\$user')
 UNION ALL
+SELECT 'context-setting', 'routine', object, 'it asks current_setting',
+       CASE proname WHEN 'tenant' THEN format('CREATE OR REPLACE FUNCTION %s RETURNS bigint LANGUAGE sql STABLE '
+                                              'PARALLEL SAFE RETURN mt_paas.generation(CURRENT_USER);', object) END,
+       NULL
+  FROM routine r
+ WHERE r.place_kind = 'control'
+   AND position('current_setting' IN concat_ws(' ', r.prosrc, pg_catalog.pg_get_function_sqlbody(r.oid))) > 0
+UNION ALL
 -- The text of a function is not parsed, only looked through for the names of other tenants' schemas.
 SELECT DISTINCT 'function-crosses', 'routine', r.object, format('it names %I', q.nspname),
        format('DROP ROUTINE %s;', r.object), NULL
@@ -628,7 +636,7 @@ SELECT 'guard-missing', 'table', object, NULL,
             THEN format('SELECT mt_paas.protect(%L);', object) END, NULL
   FROM candidate
  WHERE kind IN ('tenant', 'reference') AND NOT has_guard AND relname <> 'alembic_version'
-   AND EXISTS (SELECT FROM candidate WHERE kind IN ('tenant', 'reference') AND has_guard)
+   AND (:guards OR EXISTS (SELECT FROM candidate WHERE kind IN ('tenant', 'reference') AND has_guard))
 UNION ALL
 SELECT 'shared-writable', 'table', c.object, format('%s has %s', g.name, string_agg(DISTINCT a.privilege_type, ', ')),
        format('REVOKE %s ON TABLE %s FROM %s;', string_agg(DISTINCT a.privilege_type, ', '), c.object, g.name), NULL

@@ -299,6 +299,12 @@ _ROWS = {
         "{tenant}.{x}f(a integer)",
         function(how="SECURITY DEFINER SET search_path = pg_catalog, {tenant}"),
     ),
+    "a setting says who the tenant is": one(
+        "context-setting",
+        "mt_paas.tenant()",
+        "CREATE OR REPLACE FUNCTION mt_paas.tenant() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE "
+        "RETURN CAST(current_setting('mt_paas.tenant', true) AS bigint)",
+    ),
     "a unique key spans tenants": one(
         "unique-not-led", "{shared}.{x}_name_key", RULED + "ALTER TABLE {shared}.{x} ADD UNIQUE (name)"
     ),

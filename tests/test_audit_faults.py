@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from mt_paas_db.core import TenantManager
-from mt_paas_db.isolation.audit import RULES, Finding, Report, Severity, audit
+from mt_paas_db.isolation.audit import RULES, Finding, Report, Severity
+from mt_paas_db.isolation.audit import audit as audit_all
 from tests.audit_faults import FAULTS, RULED
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import server_state
@@ -21,6 +23,9 @@ from tests.servers import PostgresServer
 SHARED = "mt_test_audit"
 OF_RELEASE = {"server-advisory", "server-release"}
 """Not ours to choose: the server's release."""
+
+audit = functools.partial(audit_all, sessions=False)
+"""Of the server alone: what sessions do is the same in all of these."""
 
 COUNTER = itertools.count(1)
 
@@ -136,7 +141,7 @@ def _is_clean(service: Service, admin: str | None) -> None:
     manager.archive("gone")
     manager.delete("gone", confirm="gone")
     before = server_state(service)
-    report = audit(manager)
+    report = audit_all(manager)
     assert found(report) == []
     assert [server.tenants for server in report.servers] == [3]
     assert not report.blind
@@ -179,8 +184,7 @@ def test_a_fault_is_found_and_its_mend_cures_it(stage: Stage, fault: str) -> Non
     if said.tidy:
         execute(service, names.fill(said.tidy))
     assert [f for f in left if (f.id, f.object) in {(g.id, g.object) for g in findings}] == []
-    assert left == [] or said.tidy
-    assert found(audit(manager)) == []
+    assert left == [] or (said.tidy and found(audit(manager)) == [])
     stage.clean = True
 
 
@@ -202,6 +206,7 @@ def test_every_rule_has_a_fault() -> None:
         ),
         "statement-log": test_what_is_information_leaves_the_report_clean,
         "guard-missing": test_a_table_without_a_guard_is_found_where_others_have_one,
+        **dict.fromkeys((rule for rule in RULES if rule.startswith("client-")), "tests/test_mutants.py"),
         **dict.fromkeys(OF_RELEASE, "tests/test_audit_server.py"),
         **dict.fromkeys(("pooler", "pooler-advisory", "pooler-residue", "pooler-tracks"), "tests/test_audit_server.py"),
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from mt_paas_db.core.manager import TenantManager
 from mt_paas_db.core.patient import Patient
+from mt_paas_db.isolation.audit.client import of_sessions
 from mt_paas_db.isolation.audit.examination import examined
 from mt_paas_db.isolation.audit.findings import of_server
 from mt_paas_db.isolation.audit.fixing import apply, script
@@ -42,17 +43,21 @@ def audit(
     *,
     tenant_columns: TenantColumns | None = None,
     ignores: Iterable[Ignore] = (),
+    sessions: bool = True,
 ) -> Report:
     """Look at every cluster of the installation with its admin DSN, and at the pooler where one is set.
 
     Reads only: one transaction REPEATABLE READ, READ ONLY on each cluster, rolled back. A few of
-    `doctor`'s checks look beside it, over the app DSN. No row of a user's table is read.
+    `doctor`'s checks look beside it, over the app DSN. Then a tenant's sessions are opened, READ ONLY, on each kind of
+    engine that this process has, and watched: a few dozen transactions, of one connection at a time. No row of a
+    user's table is read.
 
     Args:
         manager: Whose installation.
         tenant_columns: By schema and table, the column of a shared table that says whose a row is. Where left out: a
             column ``tenant_id``, or one whose default asks for ``mt_paas.tenant``.
         ignores: What is accepted.
+        sessions: Whether to open sessions, too.
 
     Raises:
         ServerUnavailableError, CatalogMissingError, CatalogVersionError, MissingRightsError: The server, its catalog,
@@ -64,7 +69,7 @@ def audit(
     findings: list[Finding] = []
     servers: list[Server] = []
     with surveyed(settings, credentials, home) as survey:
-        scope = survey.scope(settings.installation)
+        scope = survey.scope(settings)
         findings += of_server(survey, scope.of(home), columns)
         servers.append(Server(home, survey.server["release"], len(scope.of(home).tenants)))
     for entry in sorted({tenant.placement.credentials for tenant in scope.tenants} - {home}):
@@ -79,6 +84,10 @@ def audit(
                 findings += of_pooler(*ask_pooler(settings, credentials, server.cluster), server.cluster)
             except SilentPoolerError as reason:
                 blind.append(f"pooler: {reason}")
+    if sessions:
+        found, unseen = of_sessions(manager, scope)
+        findings += found
+        blind += unseen
     left, ignored, unused = sift(ordered(findings), ignores)
     return Report(
         installation=settings.installation,

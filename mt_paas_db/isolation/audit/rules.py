@@ -1,6 +1,7 @@
 """All rules of the audit, as one table; docs/reference/audit.md shows the same. Pure.
 
-Long because it is a list. What a finding is about, and the statement that mends it, come from sql/audit.sql.
+Long because it is a list. What a finding is about, and the statement that mends it, come from sql/audit.sql; of those
+about sessions, `audit.client` sees.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ _DEPENDENCIES = _DOCS + "catalog-pg-depend.html"
 _KEYS = _POLICIES + "#:~:text=covert%20channel"
 _REPLICATION = _DOCS + "logical-replication-security.html"
 _LARGE_OBJECTS = _DOCS + "lo-implementation.html"
+_SET_ROLE = _DOCS + "sql-set-role.html"
+_SESSIONS = "https://docs.sqlalchemy.org/en/20/orm/session_basics.html"
+_POOL = "https://docs.sqlalchemy.org/en/20/core/pooling.html#reset-on-return"
+_AUTOCOMMIT = "https://docs.sqlalchemy.org/en/20/core/connections.html#dbapi-autocommit"
 _POOLER = "https://www.pgbouncer.org/config.html"
+
+_SEEN = "{object}: {what}"
 
 _LISTED = (
     # -- rights
@@ -280,7 +287,8 @@ _LISTED = (
         _CREATE_POLICY,
     ),
     Rule(
-        "guard-missing", MEDIUM, "a tenant's table has no guard, while others have one", "table {object} has no guard",
+        "guard-missing", MEDIUM, "a tenant's table has no guard, while others have one, or the settings ask for guards",
+        "table {object} has no guard",
         "A stray right on it shows its rows.", _POLICIES,
     ),
     Rule(
@@ -297,6 +305,10 @@ _LISTED = (
         "definer-path", HIGH, "a function that runs as its owner has no fixed search_path that ends in pg_temp",
         "routine {object}: {what}",
         "A temporary table, or one on the caller's path, stands in for the one that is meant.", _FUNCTIONS,
+    ),
+    Rule(
+        "context-setting", CRITICAL, "who a tenant is follows from a setting", "{what}: routine {object}",
+        "Everybody may set mt_paas.tenant, in any statement; policies have to ask for the role.", _POLICIES,
     ),
     # -- keys of shared tables
     Rule(
@@ -412,6 +424,92 @@ _LISTED = (
     Rule(
         "pooler-tracks", LOW, "the pooler carries search_path or role over to other transactions", "{object} is {what}",
         "It hides a session-level SET that would be noticed otherwise.", _POOLER,
+    ),
+    # -- sessions, as this process has them
+    Rule(
+        "client-role", CRITICAL, "a transaction begins without its tenant's role", _SEEN,
+        "Only the role lets the server tell tenants apart, and what runs before it runs as anybody.", _SET_ROLE,
+    ),
+    Rule(
+        "client-path", HIGH, "a session's path is not its tenant's schema, the shared ones and pg_temp last", _SEEN,
+        "A name that is missing is looked up in public, or in a temporary table that the last tenant has left.",
+        _SCHEMAS,
+    ),
+    Rule(
+        "client-savepoint", CRITICAL, "a savepoint's rollback takes the tenant's role away", _SEEN,
+        "What SET LOCAL has set inside a savepoint ends with it.", _SET_ROLE,
+    ),
+    Rule(
+        "client-next", CRITICAL, "a session's second transaction is not its tenant's", _SEEN,
+        "A session lives on after COMMIT and ROLLBACK, and what was pinned does not.", _SET_ROLE,
+    ),
+    Rule(
+        "client-pin", CRITICAL, "a session begins with another session's pin", _SEEN,
+        "The last one to be opened, or the last on a lost connection, decides whose rows are read.", _SESSIONS,
+    ),
+    Rule(
+        "client-outlives", CRITICAL, "a tenant's role or path outlives its transaction", _SEEN,
+        "The connection's next user, or behind a pooler anybody, has them.", _SET_ROLE,
+    ),
+    Rule(
+        "client-guard", HIGH, "a statement is sent outside the pinned transaction", _SEEN,
+        "After a COMMIT by SQL nothing but the login's lack of rights stands before other tenants.", _SESSIONS,
+    ),
+    Rule(
+        "client-open", CRITICAL, "a session's end leaves its transaction open", _SEEN,
+        "Cursors, locks and settings in it are the next tenant's.", _POOL,
+    ),
+    Rule(
+        "client-commit", HIGH, "a transaction does not end as its tenant", _SEEN,
+        "Deferred triggers and constraints run at COMMIT, with whatever role is in force then.",
+        _DOCS + "sql-set-constraints.html",
+    ),
+    Rule(
+        "client-residue", HIGH, "what a session leaves on its connection stays there", _SEEN,
+        "A setting, a role or a cursor of one tenant meets the next one; a pool's reset is a ROLLBACK alone.", _POOL,
+    ),
+    Rule(
+        "client-default", CRITICAL, "there is a tenant where none was named", _SEEN,
+        "Code that forgets to say whose rows it reads must fail, and not read somebody's.", _SESSIONS,
+    ),
+    Rule(
+        "client-autocommit", HIGH, "AUTOCOMMIT is allowed", _SEEN,
+        "What is set for a transaction ends with each statement then.", _AUTOCOMMIT,
+    ),
+    Rule(
+        "client-two-phase", HIGH, "two-phase transactions are allowed", _SEEN,
+        "They begin past the pin, and a prepared one outlives its session.", _DOCS + "sql-prepare-transaction.html",
+    ),
+    Rule(
+        "client-refusal", CRITICAL, "a refused pin does not stop the transaction", _SEEN,
+        "A suspended or deleted tenant's session goes on as the login.", _SESSIONS,
+    ),
+    Rule(
+        "client-engine", HIGH, "a session runs on whatever engine it is asked to", _SEEN,
+        "Another tenant's engine is as good as another tenant's session.",
+        "https://docs.sqlalchemy.org/en/20/orm/persistence_techniques.html#session-partitioning",
+    ),
+    Rule(
+        "client-session", CRITICAL, "one session serves several times", _SEEN,
+        "Its identity map answers from what it has loaded before, for whomever.", _SESSIONS,
+    ),
+    Rule(
+        "client-objects", HIGH, "a session takes objects of another tenant's", _SEEN,
+        "The next flush writes them, and a lazy load reads by the other tenant's keys.", _SESSIONS,
+    ),
+    Rule(
+        "client-context", HIGH, "nobody compares a session with the tenant in force", _SEEN,
+        "A session handed to another tenant's task or thread works there.",
+        "https://docs.python.org/3/library/contextvars.html",
+    ),
+    Rule(
+        "client-names", CRITICAL, "a name is changed before it is looked up", _SEEN,
+        "Folded or cut, two names are one, and somebody gets the other's tenant.",
+        _DOCS + "sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS",
+    ),
+    Rule(
+        "client-memory", HIGH, "a process remembers where a tenant lives for too long, or of another", _SEEN,
+        "A tenant that was deleted and created anew is another one, whatever it is called.", _SESSIONS,
     ),
 )  # fmt: skip
 

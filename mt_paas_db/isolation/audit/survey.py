@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
-from mt_paas_db.catalog.identifiers import InstallationName, InstallationRoles, Tier
+from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.queries import ddl, queries
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
@@ -27,16 +27,17 @@ TenantColumns = Mapping[tuple[str, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What belongs to the installation, as its catalog says."""
+    """What belongs to the installation, as its catalog says; whether it has guards, as the settings do."""
 
     roles: InstallationRoles
     shared_schemas: tuple[str, ...]
     tenants: tuple[Tenant, ...]
+    guards: bool = False
 
     def of(self, entry: str) -> Scope:
         """Return the part of it that is on the cluster with these credentials."""
         here = tuple(tenant for tenant in self.tenants if tenant.placement.credentials == entry)
-        return Scope(self.roles, self.shared_schemas, here)
+        return replace(self, tenants=here)
 
 
 class Survey:
@@ -51,11 +52,12 @@ class Survey:
         """``version`` as ``server_version_num``, ``release`` as ``server_version``."""
         return self.connection.execute(text(queries("audit")["server"])).mappings().one()
 
-    def scope(self, installation: InstallationName) -> Scope:
+    def scope(self, settings: Settings) -> Scope:
         """Read from the catalog, as its owner, whose this is and where its tenants are.
 
         Raises `CatalogMissingError`, `CatalogVersionError`, `MissingRightsError`.
         """
+        installation = settings.installation
         roles = InstallationRoles(installation)
         try:
             self.connection.exec_driver_sql(ddl("roles", "act_as", role=roles.owner))
@@ -70,7 +72,7 @@ class Survey:
         found = registry.installation(self.connection, cluster=self.cluster)
         tenants = tuple(registry.tenants(self.connection))
         self.connection.exec_driver_sql(ddl("roles", "act_as_oneself"))
-        return Scope(roles, found.shared_schemas, tenants)
+        return Scope(roles, found.shared_schemas, tenants, settings.guards)
 
     def ask(self, name: str, scope: Scope, tenant_columns: TenantColumns) -> Sequence[RowMapping]:
         """Return the rows of a query, of which `ground` is the beginning."""
@@ -96,6 +98,7 @@ class Survey:
             "role_names": [tenant.placement.role_name for tenant in tenants],
             "states": [str(tenant.state) for tenant in tenants],
             "login_roles": [tenant.placement.login_role for tenant in tenants],
+            "guards": scope.guards,
             "declared_schemas": [schema for schema, _ in tenant_columns],
             "declared_tables": [table for _, table in tenant_columns],
             "declared_columns": list(tenant_columns.values()),
