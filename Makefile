@@ -13,6 +13,7 @@ PYTHON ?= python3.13 python3.12 python3.11 python3
 EXTRAS := asyncpg,binary,cli,embedded,lint,testing
 PG ?=
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 SQLALCHEMY ?=
 BENCHMARKS ?= session imports fanout provision pool memory roles churn
 MATRIX_PG ?= 15 16 17 18
@@ -45,6 +46,10 @@ demo: $(STAMP) ## three universities on an embedded PostgreSQL, and a dozen trie
 .PHONY: test
 test: $(STAMP) ## the test suite; PG=15 chooses the server, PYTEST_ARGS="..." is passed on
 	$(PY) -m pytest $(if $(PG),--pg $(PG)) $(PYTEST_ARGS)
+
+.PHONY: mutants
+mutants: $(STAMP) ## break each layer, and see what finds it; MUTANTS_ARGS=--whole-corpus tries all attacks on each
+	$(PY) -m pytest tests/test_mutants.py $(if $(PG),--pg $(PG)) $(MUTANTS_ARGS)
 
 # All of them, so that one run shows everything there is to mend.
 .PHONY: lint

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from mt_paas_db.core import TenantManager
 from tests import turns
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
+from tests.mutants import summary
 from tests.servers import PgBouncer, PostgresServer, find_postgres
 from tests.servers.choice import ASKED
 from tests.servers.supply import Supply
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--machine-steps", type=int, default=2_400, help="how many steps the state machine takes")
     group.addoption("--machine-seed", type=int, default=0, help="which steps it takes")
+    group.addoption("--whole-corpus", action="store_true", help="try the whole catalogue on each mutant, for hours")
     group.addoption("--no-skips", action="store_true", help="count a skipped test as failed, as CI does")
 
 
@@ -51,6 +53,12 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"server: {config.stash[SUPPLY]}"] if SUPPLY in config.stash else []
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    ended = [report for name in ("passed", "failed", "skipped") for report in terminalreporter.getreports(name)]
+    for line in summary.lines(ended):
+        terminalreporter.write_line(line)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -13,8 +13,8 @@ from mt_paas_db.isolation.route import ROUTES, Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Verdict
 from tests.conftest import bouncer_for
+from tests.mutants.ground import standing_suite
 from tests.servers import PostgresServer
-from tests.weakened import standing_suite
 
 
 @pytest.fixture(scope="module")

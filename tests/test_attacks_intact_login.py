@@ -15,8 +15,8 @@ from mt_paas_db.isolation.route import Route
 from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Verdict
 from tests.conftest import looking_up_bouncer_for
+from tests.mutants.ground import standing_suite
 from tests.servers import PostgresServer
-from tests.weakened import standing_suite
 
 ROUTES = [Route("psycopg"), Route("psycopg_async"), Route("asyncpg"), Route("psycopg", pooled=True)]
 

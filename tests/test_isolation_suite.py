@@ -30,8 +30,9 @@ from mt_paas_db.isolation.run import Case, Suite
 from mt_paas_db.isolation.verdict import Verdict
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import app_dsn, clusters, server_state, state_but_for_the_log, tenant_roles, tenant_schemas
+from tests.mutants.in_our_code import IN_OUR_CODE
+from tests.mutants.on_the_server import ON_THE_SERVER
 from tests.servers import PostgresServer
-from tests.weakened import IN_OUR_CODE, ON_THE_SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRECT = Route("psycopg")

@@ -144,6 +144,20 @@ class Weakness(enum.Flag):
     """Tenants' roles may read all statistics (pg_read_all_stats)."""
     LARGE_OBJECTS_OPEN = enum.auto()
     """Large objects are read without asking for rights (lo_compat_privileges)."""
+    AUTOCOMMIT_ALLOWED = enum.auto()
+    """A connection may be told to autocommit."""
+    DEFAULT_TENANT = enum.auto()
+    """Where no tenant is named, the last one who was is meant."""
+    PUBLIC_ON_PATH = enum.auto()
+    """The path names the schema public behind the tenant's own."""
+    PUBLIC_TABLE = enum.auto()
+    """The schema public is open, and a table with rows of the victim stands in it."""
+    GUARD_OF_ROLE = enum.auto()
+    """The guards of the victim's tables hold for its own role alone, not for everybody."""
+    NO_SCRUB_AT_COMMIT = enum.auto()
+    """What a session left on the connection is cleared away by ROLLBACK, and not by COMMIT."""
+    UNLED_INDEX = enum.auto()
+    """An index of a shared table does not lead with the tenant column."""
 
 
 @dataclass(frozen=True, slots=True)

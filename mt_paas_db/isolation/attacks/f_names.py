@@ -13,6 +13,10 @@ from mt_paas_db.isolation.channel import DENIED, Channel
 from mt_paas_db.isolation.ground import quoted
 
 NO_SUCH_OBJECT = "42704"
+
+ELSEWHERE = "mt_isolation_elsewhere"
+"""A table that no tenant's schema has."""
+
 _REFUSED = (InvalidIdentifierError, UnknownTenantError)
 
 
@@ -96,6 +100,23 @@ def lists_and_quotes(c: Channel) -> None:
             by="raw",
             refusals=(UNDEFINED_TABLE, DENIED),
         )
+
+
+@attack(
+    "F3",
+    "missing-table",
+    title="Ask for a table that one's own schema lacks",
+    sql="SELECT * FROM note  -- not there yet, or not any more; with public behind the path, its table of that name",
+    why_held="""
+    The path holds the tenant's schema, the shared ones and pg_temp. The schema public is closed, and nothing is in it.
+    """,
+    source="PostgreSQL documentation, 5.10 Schemas, Usage Patterns; CVE-2018-1058.",
+    broken=Weakness.PUBLIC_ON_PATH | Weakness.PUBLIC_TABLE,
+)
+def missing_table(c: Channel) -> None:
+    """A tenant is a revision behind, and public has a table of that name from the time before there were tenants."""
+    for by in ("run", "send", "raw"):
+        c.trial(f"SELECT * FROM {ELSEWHERE}", by=by, refusals=(UNDEFINED_TABLE,))
 
 
 @attack(

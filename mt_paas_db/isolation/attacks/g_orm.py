@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from sqlalchemy import inspect, select
@@ -16,52 +17,45 @@ from mt_paas_db.isolation.attack import Weakness, attack, not_promised
 from mt_paas_db.isolation.attacks.a_escape import UNDEFINED_TABLE
 from mt_paas_db.isolation.attacks.g_objects import Author, shelves, told
 from mt_paas_db.isolation.channel import DENIED, Channel
+from mt_paas_db.session import context
 
 _NO_WALL = Weakness.SEARCH_PATH_ONLY | Weakness.NO_PATH | Weakness.LOGIN_PATH
+
+
+def _engine(c: Channel) -> Any:
+    with c.client() as me:
+        return me.session.get_bind()
+
+
+def _shown(c: Channel, rows: Any) -> None:
+    c.show(c.me, "rows", [tuple(row) for row in rows])
 
 
 @attack(
     "G1",
     "around-the-hooks",
     title="Get a connection by a way that no event of SQLAlchemy covers",
-    sql="session.get_bind().raw_connection(); connection.execution_options(isolation_level='AUTOCOMMIT')",
+    sql="session.get_bind().raw_connection()",
     why_held="""
-    The dialect itself begins transactions, so that every way to one passes it; it refuses AUTOCOMMIT. A raw connection
-    is the login's, which has no rights.
+    The dialect itself begins transactions, so that every way to one passes it. A raw connection is the login's, which
+    has no rights.
     """,
     source="SQLAlchemy documentation, Core Events, begin; Working with Driver SQL and Raw DBAPI Connections.",
-    broken=Weakness.INHERIT | Weakness.NO_CLIENT_GUARD,
+    broken=Weakness.INHERIT,
 )
 def around_the_hooks(c: Channel) -> None:
     """A library is given the session's engine or connection, and does with it as it likes."""
-
-    def engine_of_mine() -> Any:
-        with c.client() as me:
-            return me.session.get_bind()
-
-    def shown(rows: Any) -> None:
-        c.show(c.me, "rows", [tuple(row) for row in rows])
-
-    with c.trying("engine.connect()", refusals=(DENIED,)), engine_of_mine().connect() as connection:
-        shown(connection.exec_driver_sql(c.read(c.target)))
-    with c.trying("commit, and go on", refusals=(DENIED,)), engine_of_mine().connect() as connection:
+    with c.trying("engine.connect()", refusals=(DENIED,)), _engine(c).connect() as connection:
+        _shown(c, connection.exec_driver_sql(c.read(c.target)))
+    with c.trying("commit, and go on", refusals=(DENIED,)), _engine(c).connect() as connection:
         connection.commit()
-        shown(connection.exec_driver_sql(c.read(c.target)))
-    with c.trying("AUTOCOMMIT", refusals=(AutocommitError,)), engine_of_mine().connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        shown(connection.exec_driver_sql(c.read(c.target)))
-    autocommit = {"isolation_level": "AUTOCOMMIT"}
-    with (
-        c.trying("an engine of AUTOCOMMIT", refusals=(AutocommitError,)),
-        engine_of_mine().execution_options(**autocommit).connect() as connection,
-    ):
-        shown(connection.exec_driver_sql(c.read(c.target)))
+        _shown(c, connection.exec_driver_sql(c.read(c.target)))
     with c.trying("raw_connection()", refusals=(DENIED,)):
-        raw = engine_of_mine().raw_connection()
+        raw = _engine(c).raw_connection()
         try:
             cursor = raw.cursor()
             cursor.execute(c.read(c.target))
-            shown(cursor.fetchall())
+            _shown(c, cursor.fetchall())
         finally:
             raw.close()
     with c.trying("the driver's connection, after the commit", refusals=(DENIED,)), c.client() as me:
@@ -69,12 +63,49 @@ def around_the_hooks(c: Channel) -> None:
         me.session.commit()
         cursor = left.cursor()
         cursor.execute(c.read(c.target))
-        shown(cursor.fetchall())
-    with c.trying("the pool's own engine", refusals=(NoTenantError,)):
-        engines, entry = c.manager._door.engines, c.manager.settings.home_cluster
-        engine: Any = engines.asyncio(entry).sync_engine if c.route.is_async else engines.blocking(entry)
-        with engine.connect() as connection:
-            shown(connection.exec_driver_sql(c.read(c.target)))
+        _shown(c, cursor.fetchall())
+
+
+@attack(
+    "G1",
+    "autocommit",
+    title="Tell a connection to autocommit, so that each statement is a transaction of its own",
+    sql="connection.execution_options(isolation_level='AUTOCOMMIT'); SELECT * FROM {target}.note",
+    why_held="Refused before anything is sent. Without a transaction there is no pin, and the login has no rights.",
+    source="SQLAlchemy documentation, Setting Transaction Isolation Levels including DBAPI Autocommit.",
+    broken=Weakness.AUTOCOMMIT_ALLOWED | Weakness.INHERIT | Weakness.NO_CLIENT_GUARD,
+)
+def autocommit(c: Channel) -> None:
+    """A report runs long, or VACUUM is to run, and somebody has read that AUTOCOMMIT is for that."""
+    with c.trying("a connection", refusals=(AutocommitError,)), _engine(c).connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        _shown(c, connection.exec_driver_sql(c.read(c.target)))
+    with (
+        c.trying("an engine", refusals=(AutocommitError,)),
+        _engine(c).execution_options(isolation_level="AUTOCOMMIT").connect() as connection,
+    ):
+        _shown(c, connection.exec_driver_sql(c.read(c.target)))
+
+
+@attack(
+    "G1",
+    "no-tenant-named",
+    title="Work where no tenant was named, behind somebody who had named his",
+    sql="with engine.connect() as connection: SELECT * FROM note",
+    why_held="There is no default tenant: such a transaction does not begin, and current_tenant() raises.",
+    source="mt_paas_db, session context; SQLAlchemy documentation, Working with Engines and Connections.",
+    broken=Weakness.DEFAULT_TENANT | Weakness.NO_CLIENT_GUARD,
+)
+def no_tenant_named(c: Channel) -> None:
+    """A job forgets to say whose rows it means, on a service that has just worked for another tenant."""
+    engines, entry = c.manager._door.engines, c.manager.settings.home_cluster
+    engine: Any = engines.asyncio(entry).sync_engine if c.route.is_async else engines.blocking(entry)
+    with c.client(c.target) as them:
+        them.run(c.read())
+    with c.trying("the pool's own engine", refusals=(NoTenantError,)), engine.connect() as connection:
+        _shown(c, connection.exec_driver_sql(c.read()))
+    with c.trying("current_tenant()", refusals=(NoTenantError,)):
+        c.learned(f"that {Context().run(lambda: context.current_tenant())!r} was served last")
 
 
 @attack(

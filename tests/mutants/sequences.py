@@ -1,7 +1,7 @@
 """Broken twins of our layers in which only a sequence of ordinary steps shows the fault.
 
 Layers mask each other: a twin also takes away what would refuse, on its own, what the fault lets through. Each is a
-function that takes a `MonkeyPatch`; a script is run under one by ``python -m tests.sequence_twins NAME SCRIPT ...``.
+function that takes a `MonkeyPatch`; a script is run under one by ``python -m tests.mutants.sequences NAME SCRIPT ...``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core import lifecycle, removal, standing
 from mt_paas_db.core.admin import AdminTransaction
+from mt_paas_db.isolation.attack import Weakness
 from mt_paas_db.isolation.machine.world import World
 from mt_paas_db.session import door, guard, orm
 from mt_paas_db.session import pin as pin_module
 from mt_paas_db.session.dialects import pinning
 from mt_paas_db.session.resolver import Resolved, Resolver
 from tests.fleet import Service
-from tests.weakened import lazy_pin, no_scrub, pin_sent_as
+from tests.mutants.in_our_code import IN_OUR_CODE, lazy_pin, no_scrub, pin_sent_as
 
 Patch = pytest.MonkeyPatch
 
@@ -35,14 +36,18 @@ class Twin:
 
     Attributes:
         in_our_code: Carries it out.
+        rules: By which the audit names it.
         on_the_server: Takes away what masks it there.
         watch_rest: Whether the machine looks at connections at rest; off where that would find the fault at once,
             and it is to be seen that a tenant's reads find it too.
+        by_attacks: Whether attacks find the same fault, so that to look for it here is for long runs.
     """
 
     in_our_code: Callable[[Patch], None]
+    rules: tuple[str, ...]
     on_the_server: Callable[[Service], None] = lambda _service: None
     watch_rest: bool = True
+    by_attacks: bool = False
 
 
 def no_guard(patch: Patch) -> None:
@@ -200,19 +205,21 @@ def context_not_looked_at(patch: Patch) -> None:
 
 def scrub_after_rollback_only(patch: Patch) -> None:
     """What a transaction left on its connection is cleared away by ROLLBACK, and not by COMMIT."""
-    patch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT")
+    IN_OUR_CODE[Weakness.NO_SCRUB_AT_COMMIT](patch)
 
 
 TWINS: dict[str, Twin] = {
-    "session-level": Twin(session_level),
-    "no-new-pin-after-rollback": Twin(no_new_pin_after_rollback, login_reads_red, watch_rest=False),
-    "pin-in-a-savepoint": Twin(pin_in_a_savepoint, login_reads_red, watch_rest=False),
-    "placement-by-id": Twin(placement_by_id),
-    "pin-after-a-loss": Twin(pin_after_a_loss),
-    "tenant-of-the-last-opened": Twin(tenant_of_the_last_opened),
-    "objects-of-anybody": Twin(objects_of_anybody),
-    "context-not-looked-at": Twin(context_not_looked_at),
-    "scrub-after-rollback-only": Twin(scrub_after_rollback_only),
+    "session-level": Twin(session_level, ("client-outlives",)),
+    "no-new-pin-after-rollback": Twin(no_new_pin_after_rollback, ("client-next",), login_reads_red, watch_rest=False),
+    "pin-in-a-savepoint": Twin(
+        pin_in_a_savepoint, ("client-savepoint",), login_reads_red, watch_rest=False, by_attacks=True
+    ),
+    "placement-by-id": Twin(placement_by_id, ("client-memory",)),
+    "pin-after-a-loss": Twin(pin_after_a_loss, ("client-pin",)),
+    "tenant-of-the-last-opened": Twin(tenant_of_the_last_opened, ("client-pin",)),
+    "objects-of-anybody": Twin(objects_of_anybody, ("client-objects",), by_attacks=True),
+    "context-not-looked-at": Twin(context_not_looked_at, ("client-context",), by_attacks=True),
+    "scrub-after-rollback-only": Twin(scrub_after_rollback_only, ("client-residue",), by_attacks=True),
 }
 
 
