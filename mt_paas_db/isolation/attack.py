@@ -154,8 +154,6 @@ class Weakness(enum.Flag):
     """The schema public is open, and a table with rows of the victim stands in it."""
     GUARD_OF_ROLE = enum.auto()
     """The guards of the victim's tables hold for its own role alone, not for everybody."""
-    NO_SCRUB_AT_COMMIT = enum.auto()
-    """What a session left on the connection is cleared away by ROLLBACK, and not by COMMIT."""
     UNLED_INDEX = enum.auto()
     """An index of a shared table does not lead with the tenant column."""
 

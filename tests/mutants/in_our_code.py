@@ -203,7 +203,6 @@ IN_OUR_CODE: dict[Weakness, Callable[[Patch], None]] = {
     Weakness.SESSION_LEVEL: lambda patch: pin_sent_as(patch, lambda m: m.replace(b"SET LOCAL ", b"SET ")),
     Weakness.NO_CLIENT_GUARD: lambda patch: patch.setattr(guard, "check_pin", lambda _connection: None),
     Weakness.NO_SCRUB: no_scrub,
-    Weakness.NO_SCRUB_AT_COMMIT: lambda patch: patch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT"),
     Weakness.RAW_UNNOTED: lambda patch: patch.setattr(guard.PinnedConnection, "connection", Connection.connection),
     Weakness.LAZY_PIN: lazy_pin,
     Weakness.SWITCH_IN_TRANSACTION: switch_in_transaction,

@@ -18,14 +18,13 @@ from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core import lifecycle, removal, standing
 from mt_paas_db.core.admin import AdminTransaction
-from mt_paas_db.isolation.attack import Weakness
 from mt_paas_db.isolation.machine.world import World
 from mt_paas_db.session import door, guard, orm
 from mt_paas_db.session import pin as pin_module
 from mt_paas_db.session.dialects import pinning
 from mt_paas_db.session.resolver import Resolved, Resolver
 from tests.fleet import Service
-from tests.mutants.in_our_code import IN_OUR_CODE, lazy_pin, no_scrub, pin_sent_as
+from tests.mutants.in_our_code import lazy_pin, no_scrub, pin_sent_as
 
 Patch = pytest.MonkeyPatch
 
@@ -138,7 +137,7 @@ def placement_by_id(patch: Patch) -> None:
     patch.setattr(removal, "enter", enter)
     patch.setattr(removal, "empty_schema", lambda *_arguments: None)
     patch.setattr(removal, "_unlink_large_objects", lambda *_arguments: None)
-    patch.setattr(removal, "_drop_role", lambda *_arguments: None)
+    patch.setattr(removal, "drop_role", lambda *_arguments: None)
     patch.setattr(AdminTransaction, "run", run)
 
 
@@ -205,7 +204,7 @@ def context_not_looked_at(patch: Patch) -> None:
 
 def scrub_after_rollback_only(patch: Patch) -> None:
     """What a transaction left on its connection is cleared away by ROLLBACK, and not by COMMIT."""
-    IN_OUR_CODE[Weakness.NO_SCRUB_AT_COMMIT](patch)
+    patch.setattr(pinning, "COMMIT_AND_SCRUB", b"COMMIT")
 
 
 TWINS: dict[str, Twin] = {
@@ -219,7 +218,7 @@ TWINS: dict[str, Twin] = {
     "tenant-of-the-last-opened": Twin(tenant_of_the_last_opened, ("client-pin",)),
     "objects-of-anybody": Twin(objects_of_anybody, ("client-objects",), by_attacks=True),
     "context-not-looked-at": Twin(context_not_looked_at, ("client-context",), by_attacks=True),
-    "scrub-after-rollback-only": Twin(scrub_after_rollback_only, ("client-residue",), by_attacks=True),
+    "scrub-after-rollback-only": Twin(scrub_after_rollback_only, ("client-residue",)),
 }
 
 

@@ -68,7 +68,6 @@ MUTANTS = (
     Mutant(W.NO_CLIENT_GUARD, ("client-guard",), peeled=W.REFUSAL_SWALLOWED | W.STRAY_GRANT),
     # -- what is left behind
     Mutant(W.NO_SCRUB, ("client-residue",)),
-    Mutant(W.NO_SCRUB_AT_COMMIT, ("client-residue",), keys=("C2-session-level-set",)),
     Mutant(W.RAW_UNNOTED, ("client-residue",)),
     Mutant(W.RAW_UNNOTED, ("client-residue",), peeled=W.SEARCH_PATH_ONLY | W.NO_PATH),
     # -- names, sessions, objects
