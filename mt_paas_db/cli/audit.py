@@ -46,9 +46,9 @@ def audit(
     sarif: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the findings as SARIF 2.1.0, too.")
     ] = None,
-    sessions: Annotated[
-        bool, typer.Option("--sessions/--no-sessions", help="Open a tenant's sessions, read only, and watch them.")
-    ] = True,
+    no_sessions: Annotated[
+        bool, typer.Option("--no-sessions", help="Look at servers alone; open no tenant's sessions to watch them.")
+    ] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Print the statements that mend what was found.")] = False,
     apply: Annotated[
         bool, typer.Option("--apply", help="With --fix: execute those that only take rights away.")
@@ -66,12 +66,12 @@ def audit(
     threshold = Severity(severity)
     applied: list[Finding] = []
     with opened() as manager:
-        report = look(manager, ignores=ignores, sessions=sessions).at_least(threshold)
+        report = look(manager, ignores=ignores, sessions=not no_sessions).at_least(threshold)
         question = _question(report) if apply and not yes else None
         confirmed = question is None or _confirmed(question, as_json=as_json)
         if apply and confirmed:
             applied = apply_mends(manager, report)
-            report = look(manager, ignores=ignores, sessions=sessions).at_least(threshold)
+            report = look(manager, ignores=ignores, sessions=not no_sessions).at_least(threshold)
     if not confirmed:
         complain(f"{question} not confirmed, nothing was changed; add --yes", type_="NotConfirmed", as_json=as_json)
         raise typer.Exit(REFUSED)
