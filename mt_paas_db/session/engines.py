@@ -255,6 +255,7 @@ class Engines:
     def close(self) -> None:
         """Close the idle connections of the blocking engines; those in use close when they come back."""
         with self._lock:
+            self._bury()
             engines, self._blocking = list(self._blocking.values()), {}
         for engine in engines:
             engine.dispose()

@@ -33,7 +33,10 @@ _UNSERVED = (
     "PgBouncer had no server connection to give for its query_wait_timeout: raise default_pool_size where the server "
     "has room, or look for transactions that stay open"
 )
-_NOT_ITS_OWN = "this is not its password: check its credentials; `mt-paas-db init` sets those of cells again"
+_NOT_ITS_OWN = (
+    "this is not its password, or there is no such role: check its credentials; `mt-paas-db init` sets those of cells "
+    "again, `mt-paas-db doctor` says which login is missing"
+)
 _LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log in"
 _FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
 _UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
@@ -42,12 +45,7 @@ _MOMENT = "the server is starting or stopping; try again in a moment"
 _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     # A SQLSTATE, or a pattern in the text. The first row that fits decides.
     (
-        "too many connections for role",
-        ConnectionLimitError,
-        "raise its CONNECTION LIMIT, or lower MT_PAAS_DB_POOL_SIZE",
-    ),
-    (
-        "too many connections for database",
+        "too many connections for (role|database)",
         ConnectionLimitError,
         "raise its CONNECTION LIMIT, or lower MT_PAAS_DB_POOL_SIZE",
     ),
@@ -110,7 +108,8 @@ def connection_fault(
 
 def _host(url: URL) -> str:
     host = url.host or url.query.get("host")
-    return ", ".join(host) if isinstance(host, tuple) else host or "the default host"
+    named = ", ".join(host) if isinstance(host, tuple) else host or "the default host"
+    return f"{named}:{url.port}" if url.port else named
 
 
 def server_fault(error: BaseException | None, *, cluster: str, connection: Connection | None) -> TenancyError | None:
