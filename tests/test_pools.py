@@ -28,7 +28,8 @@ from tests.servers import PgBouncer
 from tests.servers.processes import free_port
 from tests.test_faults import eventually, tenant_of
 
-DIRECT = [Route("psycopg", pooled=False), Route("psycopg_async", pooled=False), Route("asyncpg", pooled=False)]
+# psycopg's asyncio flavour has the words of its blocking one, and the event loop of asyncpg.
+DIRECT = [Route("psycopg", pooled=False), Route("asyncpg", pooled=False)]
 
 
 @pytest.fixture(params=DIRECT, ids=str)
