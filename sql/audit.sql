@@ -210,7 +210,8 @@ WITH m AS (
       FROM m
      CROSS JOIN LATERAL (VALUES
            (CASE WHEN member_kind IS NOT NULL AND predefined THEN 'predefined-role'
-                 WHEN member_kind = 'login' AND (role_kind IS DISTINCT FROM 'tenant' OR login <> name) THEN 'login-member'
+                 WHEN member_kind = 'login' AND role_kind IS DISTINCT FROM 'tenant' THEN 'login-member'
+                 WHEN member_kind = 'login' AND login <> name THEN 'cell-member'
                  WHEN member_kind = 'login' AND :modern AND inherits THEN 'login-inherits'
                  WHEN member_kind = 'own' AND role IS DISTINCT FROM belongs_to THEN 'own-login-member'
                  WHEN member_kind IN ('tenant', 'reference') AND role_kind IS DISTINCT FROM 'group' THEN 'tenant-member'
@@ -226,11 +227,12 @@ WITH m AS (
      WHERE j.rule IS NOT NULL
 )
 SELECT rule, 'membership' AS kind, format('%I in %I', name, role) AS object, NULL AS what,
-       CASE WHEN rule = 'login-inherits' THEN format('GRANT %I TO %I WITH INHERIT FALSE%s;', role, name, by)
+       CASE WHEN rule = 'cell-member' AND role = ANY (CAST(:moving AS text[])) THEN NULL  -- it is needed for a while
+            WHEN rule = 'login-inherits' THEN format('GRANT %I TO %I WITH INHERIT FALSE%s;', role, name, by)
             WHEN rule IN ('login-admin', 'group-admin')
             THEN format('REVOKE ADMIN OPTION FOR %I FROM %I%s;', role, name, by)
             ELSE format('REVOKE %I FROM %I%s;', role, name, by) END AS mend,
-       NULL AS severity
+       CASE WHEN rule = 'cell-member' AND role = ANY (CAST(:moving AS text[])) THEN 'info' END AS severity
   FROM judged;
 
 -- name: roles

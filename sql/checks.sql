@@ -58,7 +58,8 @@ SELECT pg_catalog.has_database_privilege(:login, current_database(), 'TEMP') AS 
 -- name: login_memberships_16
 -- The login role's memberships that are not as they should be.
 SELECT r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
-       t.generation IS NOT NULL AS is_tenant, m.admin_option, m.inherit_option, m.set_option
+       t.generation IS NOT NULL AS is_tenant,
+       EXISTS (SELECT FROM mt_paas.tenant o WHERE o.role_name = r.rolname) AS is_of_another_cell, m.admin_option, m.inherit_option, m.set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login
@@ -69,7 +70,8 @@ SELECT r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
 
 -- name: login_memberships_15
 SELECT r.rolname AS role, NULL AS grantor,
-       t.generation IS NOT NULL AS is_tenant, m.admin_option, false AS inherit_option, true AS set_option
+       t.generation IS NOT NULL AS is_tenant,
+       EXISTS (SELECT FROM mt_paas.tenant o WHERE o.role_name = r.rolname) AS is_of_another_cell, m.admin_option, false AS inherit_option, true AS set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login
@@ -170,7 +172,8 @@ SELECT n.nspname, k.kind, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%I', 
   LEFT JOIN mt_paas.tenant g ON g.role_name = r.rolname
  WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :owner)
    AND (d.defaclnamespace = 0 OR n.nspname = 'mt_paas' OR t.generation IS NOT NULL)
-   AND (a.grantee = 0 OR r.rolname IN (:login, :group) OR g.generation IS NOT NULL)
+   AND (a.grantee = 0 OR r.rolname IN (:login, :group) OR g.generation IS NOT NULL
+        OR r.rolname IN (SELECT c.login_role FROM mt_paas.cell c))
    AND g.generation IS DISTINCT FROM coalesce(t.generation, -1)
  GROUP BY n.nspname, k.kind, a.grantee, r.rolname
  ORDER BY n.nspname, k.kind, r.rolname
@@ -370,13 +373,13 @@ SELECT t.tenant_id, t.role_name
  ORDER BY t.tenant_id;
 
 -- name: admin_grantors
--- Who else made the login a member of tenants' roles: from PostgreSQL 16 on, only that role, or one that inherits
--- from it, can take it back.
-SELECT g.rolname, count(*) AS tenants
+-- Who else made a login a member of tenants' roles: from PostgreSQL 16 on, only that role, or one that inherits from it,
+-- can take it back.
+SELECT g.rolname, count(DISTINCT t.generation) AS tenants
   FROM mt_paas.tenant t
   JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
-  JOIN pg_catalog.pg_roles l ON l.rolname = :login
-  JOIN pg_catalog.pg_auth_members m ON m.roleid = r.oid AND m.member = l.oid
+  JOIN pg_catalog.pg_auth_members m ON m.roleid = r.oid
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname IN (SELECT c.login_role FROM mt_paas.cell c)
   JOIN pg_catalog.pg_roles g ON g.oid = m.grantor
  WHERE NOT pg_catalog.pg_has_role(:admin, g.oid, 'USAGE')
  GROUP BY g.rolname
@@ -387,3 +390,56 @@ SELECT r.rolname, pg_catalog.pg_has_role(current_user, d.datdba, 'USAGE') AS is_
   FROM pg_catalog.pg_database d
   JOIN pg_catalog.pg_roles r ON r.oid = d.datdba
  WHERE d.datname = current_database();
+
+-- name: cell_logins
+-- What tenants that share a cell connect as, but for the first one's.
+SELECT login_role
+  FROM mt_paas.cell
+ WHERE cluster = :cluster AND login_role NOT IN (name, :login)
+ ORDER BY name;
+
+-- name: cells_beyond
+SELECT c.name, (SELECT count(*) FROM mt_paas.tenant t WHERE t.cell = c.name) AS tenants
+  FROM mt_paas.cell c
+ WHERE c.cluster = :cluster AND c.login_role <> c.name
+   AND (SELECT count(*) FROM mt_paas.tenant t WHERE t.cell = c.name) > :size
+ ORDER BY c.name;
+
+-- name: settling
+-- Who may take the role of a tenant that connects as another now: by login, how many it may take that is open, that no
+-- process can remember any more; and that is closed, which it never should.
+SELECT l.rolname AS login,
+       count(DISTINCT t.generation) FILTER (WHERE t.state IN ('active', 'read_only')) AS due,
+       count(DISTINCT t.generation) FILTER (WHERE t.state NOT IN ('active', 'read_only')) AS closed
+  FROM mt_paas.tenant t
+ CROSS JOIN mt_paas.installation i
+  JOIN mt_paas.cell c ON c.name = t.cell
+  JOIN pg_catalog.pg_roles r ON r.rolname = t.role_name
+  JOIN pg_catalog.pg_auth_members m ON m.roleid = r.oid
+  JOIN pg_catalog.pg_roles l ON l.oid = m.member
+ WHERE (l.rolname = :login OR l.rolname ~ ('^' || :login || '_[0-9]+$'))
+   AND l.rolname <> c.login_role
+   AND (t.state NOT IN ('active', 'read_only')
+        OR t.placed_at + make_interval(secs => i.cache_bound_s) <= clock_timestamp())
+ GROUP BY l.rolname
+ ORDER BY l.rolname;
+
+-- name: newest_tenant
+SELECT schema_name
+  FROM mt_paas.tenant
+ WHERE state IN ('active', 'read_only')
+ ORDER BY generation DESC
+ LIMIT 1;
+
+-- name: tables_of
+SELECT format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_namespace n
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+ WHERE n.nspname = :schema
+ ORDER BY 1;
+
+-- name: may_see_memory
+SELECT pg_catalog.has_function_privilege('pg_catalog.pg_get_backend_memory_contexts()', 'EXECUTE') AS may;
+
+-- name: backend_memory
+SELECT sum(used_bytes)::bigint AS bytes FROM pg_catalog.pg_backend_memory_contexts;

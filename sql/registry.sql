@@ -133,6 +133,20 @@ SELECT l.rolname
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = l.oid)
  ORDER BY l.rolname;
 
+-- name: all_logins
+SELECT login_role FROM mt_paas.cell WHERE login_role <> name
+ UNION
+SELECT l.rolname::text
+  FROM pg_catalog.pg_roles l
+ WHERE l.rolname ~ ('^' || :login || '_[0-9]+$')
+   AND pg_catalog.shobj_description(l.oid, 'pg_authid') = :description;
+
+-- name: moving
+SELECT t.role_name
+  FROM mt_paas.tenant t
+ CROSS JOIN mt_paas.installation i
+ WHERE t.placed_at + make_interval(secs => i.cache_bound_s) > clock_timestamp();
+
 -- name: shared_cells
 SELECT name, cluster, login_role
   FROM mt_paas.cell

@@ -170,6 +170,43 @@ _ROLES = {
         "login-admin", "{login} in {tenant}", "GRANT {tenant} TO {login} WITH ADMIN OPTION"
     ),
     "the login may act as the owner": one("login-member", "{login} in {owner}", "GRANT {owner} TO {login}"),
+    "a cell's login may take a tenant's role of another cell": one(
+        "cell-member",
+        "{cell_login} in {tenant}",
+        "GRANT {tenant} TO {cell_login}; UPDATE mt_paas.tenant SET placed_at = now() - interval '1 hour'",
+    ),
+    "the first login may take a tenant's role of another cell": one(
+        "cell-member",
+        "{login} in {apart}",
+        "GRANT {apart} TO {login}; UPDATE mt_paas.tenant SET placed_at = now() - interval '1 hour'",
+    ),
+    "a cell's login inherits": one(
+        "login-inherits", "{cell_login} in {apart}", "GRANT {apart} TO {cell_login} WITH INHERIT TRUE", since=16
+    ),
+    "a cell's login may grant a tenant's role": one(
+        "login-admin", "{cell_login} in {apart}", "GRANT {apart} TO {cell_login} WITH ADMIN OPTION"
+    ),
+    "a cell's login may act as the owner": one(
+        "login-member", "{cell_login} in {owner}", "GRANT {owner} TO {cell_login}"
+    ),
+    "a cell's login has BYPASSRLS": one("role-powers", "{cell_login}", "ALTER ROLE {cell_login} BYPASSRLS"),
+    "a cell's login starts in public": one(
+        "login-path", "{cell_login}", "ALTER ROLE {cell_login} SET search_path = public"
+    ),
+    "a cell's login may use a tenant's schema": one(
+        "login-rights", "{tenant}", "GRANT USAGE ON SCHEMA {tenant} TO {cell_login}"
+    ),
+    "a cell's login may read the catalog": one(
+        "login-rights", "mt_paas.cell", "GRANT SELECT ON mt_paas.cell TO {cell_login}"
+    ),
+    "TEMP for a cell's login": one(
+        "database-rights", "{database}", "GRANT TEMP ON DATABASE {database} TO {cell_login}"
+    ),
+    "a cell's login runs programs": one(
+        "predefined-role",
+        "{cell_login} in pg_execute_server_program",
+        "GRANT pg_execute_server_program TO {cell_login}",
+    ),
     "the login may take the reference's role": one(
         "login-member", "{login} in {reference}", "GRANT {reference} TO {login}"
     ),

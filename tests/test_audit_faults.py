@@ -45,6 +45,8 @@ class Names:
     reference: str
     tenant: str
     neighbour: str
+    apart: str
+    cell_login: str
     database: str
     shared: str
     x: str
@@ -65,6 +67,8 @@ def names_of(service: Service) -> Names:
         reference=f"{service.name}_reference",
         tenant=manager.get("hallym").placement.role_name,
         neighbour=manager.get("korea").placement.role_name,
+        apart=manager.get("apart").placement.role_name,
+        cell_login=manager.get("apart").placement.login_role,
         database=service.database,
         shared=SHARED,
         x=f"x{number}",
@@ -90,9 +94,9 @@ class Stage:
         if self.service is None or self.manager is None or not self.clean:
             self.strike()
             self.service = Service(self.server)
-            self.manager = self.service.manager(shared_schemas=(SHARED,))
+            self.manager = self.service.manager(shared_schemas=(SHARED,), cell_size=2)
             self.manager.init()
-            for tenant in ("hallym", "korea"):
+            for tenant in ("hallym", "korea", "apart"):  # the last one in a cell of another login
                 self.manager.create(tenant)
         self.clean = False
         return self.service, self.manager
@@ -263,7 +267,11 @@ def test_a_table_without_a_guard_is_found_where_others_have_one(stage: Stage) ->
     execute(service, names.fill("SET ROLE {owner}; SELECT mt_paas.protect('{tenant}.note')"))
     findings = found(audit(manager))
     assert {(f.id, f.object) for f in findings} == {
-        ("guard-missing", names.fill(table)) for table in ("{tenant}.remark", "{neighbour}.note", "{neighbour}.remark")
+        ("guard-missing", names.fill(table))
+        for table in (
+            *("{tenant}.remark", "{neighbour}.note", "{neighbour}.remark"),
+            *("{apart}.note", "{apart}.remark"),
+        )
     }
     for finding in findings:
         execute(service, finding.mend or "")

@@ -746,6 +746,7 @@ def test_every_check_has_a_planted_fault() -> None:
     elsewhere = {
         *("server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"),
         "tenants.logins",  # test_tier_login_checked
+        *("cells.size", "cells.settled"),  # test_cells_doctor
         *("tenants.unfinished", "admin.rights", "admin.tenants"),  # the last two: test_admin_rights
     }
     assert {fault[0] for fault in {**_FAULTS, **_FAULTS_16}.values()} | elsewhere == set(CHECKS)

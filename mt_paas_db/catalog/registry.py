@@ -257,6 +257,17 @@ def unused_logins(connection: Connection, *, login: str) -> list[str]:
     return list(connection.execute(query(_FILE, "unused_logins"), values).scalars())
 
 
+def all_logins(connection: Connection, *, login: str) -> list[str]:
+    """Return the logins of cells that tenants share, and of those that a cell had and that are not dropped yet."""
+    values = {"login": login, "description": LOGIN_OF_A_CELL}
+    return list(connection.execute(query(_FILE, "all_logins"), values).scalars())
+
+
+def moving(connection: Connection) -> list[str]:
+    """Return the roles of tenants whose former placement some process may still remember."""
+    return list(connection.execute(query(_FILE, "moving")).scalars())
+
+
 def shared_cells(connection: Connection, *, cluster: str) -> list[Cell]:
     """Return the cells that tenants share on a cluster, in the order of their names."""
     rows = connection.execute(query(_FILE, "shared_cells"), {"cluster": cluster}).mappings()

@@ -52,7 +52,7 @@ def _tenants(patient: Patient) -> Iterator[Finding]:
         return  # before PostgreSQL 16, CREATEROLE suffices
     with patient.catalog():
         rows = patient.ask("admin_tenants", admin=oneself.name)
-        grantors = patient.ask("admin_grantors", admin=oneself.name, login=patient.roles.login)
+        grantors = patient.ask("admin_grantors", admin=oneself.name)
     for row in rows:
         yield Finding(
             Severity.ERROR,

@@ -1,8 +1,8 @@
-"""Checks of the login role: it can do nothing by itself, and can take the tenants' roles only."""
+"""Checks of the cells' login roles: each can do nothing by itself, and can take its own tenants' roles only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import RowMapping
 
@@ -14,11 +14,21 @@ _LOGIN_PATH = 'pg_catalog, "$user", pg_temp'
 
 @check("login.attributes", "the login role has no powers")
 def _login_attributes(patient: Patient) -> Iterator[Finding]:
-    role = patient.roles.login
-    if not patient.has_login:
-        yield Finding(Severity.ERROR, f"role {role!r} does not exist: nobody has run init", "mt-paas-db init")
-        return
-    login = patient.login
+    for role in patient.logins:
+        if patient.has_role(role):
+            yield from _attributes(role, patient.ask("login_attributes", login=role)[0])
+        elif role == patient.roles.login:
+            yield Finding(Severity.ERROR, f"role {role!r} does not exist: nobody has run init", "mt-paas-db init")
+        else:
+            yield Finding(
+                Severity.ERROR,
+                f"role {role!r}, which the tenants of a cell connect as, does not exist; another check says which "
+                "tenants it is to be let in by after that",
+                "mt-paas-db init",
+            )
+
+
+def _attributes(role: str, login: RowMapping) -> Iterator[Finding]:
     for attribute, word in {
         "rolsuper": "SUPERUSER",
         "rolinherit": "INHERIT",
@@ -35,8 +45,11 @@ def _login_attributes(patient: Patient) -> Iterator[Finding]:
 
 @check("login.path", "the login role starts as itself, on a path that resolves nothing")
 def _login_path(patient: Patient) -> Iterator[Finding]:
-    role = patient.roles.login
-    _ = patient.login
+    for role in patient.present_logins:
+        yield from _path(patient, role)
+
+
+def _path(patient: Patient, role: str) -> Iterator[Finding]:
     settings = patient.ask("login_settings", login=role)
     # Of what is set for the server, the database and the role, the role's own path counts; but one for
     # the role in this database counts more.
@@ -76,8 +89,11 @@ def _whose(setting: RowMapping, role: str, database: str) -> tuple[str, str]:
 
 @check("login.rights", "the login role has no rights on any schema")
 def _login_rights(patient: Patient) -> Iterator[Finding]:
-    role = patient.roles.login
-    _ = patient.login
+    for role in patient.present_logins:
+        yield from _rights(patient, role)
+
+
+def _rights(patient: Patient, role: str) -> Iterator[Finding]:
     for row in patient.ask("login_schemas", login=role):
         yield Finding(
             Severity.ERROR,
@@ -97,8 +113,12 @@ def _login_rights(patient: Patient) -> Iterator[Finding]:
 
 @check("login.database", "the login role may connect, and no more")
 def _login_database(patient: Patient) -> Iterator[Finding]:
-    role, database = patient.roles.login, patient.admin.oneself.database
-    _ = patient.login
+    for role in patient.present_logins:
+        yield from _database(patient, role)
+
+
+def _database(patient: Patient, role: str) -> Iterator[Finding]:
+    database = patient.admin.oneself.database
     rights = patient.ask("login_database", login=role)[0]
     for word in ("TEMP", "CREATE"):
         if rights["temp" if word == "TEMP" else "may_create"]:
@@ -118,12 +138,17 @@ def _login_database(patient: Patient) -> Iterator[Finding]:
 
 @check("login.memberships", "the login role may take tenants' roles only, inherits from none and administers none")
 def _memberships(patient: Patient) -> Iterator[Finding]:
-    login = patient.roles.login
-    _ = patient.login
-    with patient.catalog():
-        rows = patient.ask("login_memberships_16" if patient.modern else "login_memberships_15", login=login)
+    for login in patient.present_logins:
+        with patient.catalog():
+            rows = patient.ask("login_memberships_16" if patient.modern else "login_memberships_15", login=login)
+        yield from _beyond(login, rows)
+
+
+def _beyond(login: str, rows: Iterable[RowMapping]) -> Iterator[Finding]:
     for row in rows:
         role, by = row["role"], granted_by(row["grantor"])
+        if row["is_of_another_cell"] and not row["is_tenant"]:
+            continue  # it was moved; whether it is due is the cells' check
         if not row["is_tenant"]:
             yield Finding(
                 Severity.ERROR,

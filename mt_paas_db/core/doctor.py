@@ -19,6 +19,7 @@ from mt_paas_db.session.door import Door
 # isort: off
 from mt_paas_db.core import checkup_connection  # noqa: F401
 from mt_paas_db.core import checkup_admin, checkup_login, checkup_roles, checkup_tenants, checkup_own_logins  # noqa: F401
+from mt_paas_db.core import checkup_cells  # noqa: F401
 # isort: on
 
 

@@ -111,17 +111,36 @@ class Patient:
         """Whether a membership has a grantor of its own, and options (PostgreSQL 16 and later)."""
         return self.admin.oneself.version >= 160_000
 
-    @property
-    def has_login(self) -> bool:
-        """Whether the login role exists."""
-        return bool(self.admin.ask("role_exists", role=self.roles.login))
-
     @cached_property
-    def login(self) -> RowMapping:
-        """The login role's attributes. Raises `CannotLookError` where it does not exist."""
-        if not self.has_login:
+    def logins(self) -> tuple[str, ...]:
+        """The logins of all cells that tenants share, the first cell's first; that alone where nobody can ask."""
+        first = self.roles.login
+        try:
+            with self.admin.connection.begin_nested() as savepoint:
+                self.admin.run("act_as", role=self.roles.owner)
+                found = [row["login_role"] for row in self.ask("cell_logins", cluster=self.cluster, login=first)]
+                savepoint.rollback()
+        except SQLAlchemyError:  # another check says why
+            found = []
+        return (first, *found)
+
+    @property
+    def present_logins(self) -> tuple[str, ...]:
+        """Those of `logins` that exist. Raises `CannotLookError` where the first cell's does not."""
+        if not self.has_role(self.roles.login):
             raise CannotLookError(f"role {self.roles.login!r} does not exist")
-        return self.ask("login_attributes", login=self.roles.login)[0]
+        return tuple(login for login in self.logins if self.has_role(login))
+
+    def has_role(self, role: str) -> bool:
+        """Return whether a role exists."""
+        return bool(self.admin.ask("role_exists", role=role))
+
+    @contextmanager
+    def fresh(self) -> Iterator[AdminTransaction]:
+        """A transaction of the admin on a connection of its own, whose server process has seen nothing yet."""
+        assert self._admin is not None
+        with self._admin.transaction() as step:
+            yield step
 
     def close(self) -> None:
         """Close what was opened; nothing was changed."""

@@ -156,6 +156,12 @@ _LISTED = (
         "Whatever that role may do, a session may do.", _MEMBERSHIP, safe=True,
     ),
     Rule(
+        "cell-member", HIGH, "a login is a member of the role of a tenant that is in another cell",
+        "{object}: a tenant of another cell",
+        "Sessions of one cell reach a tenant of another. After a move it is so for the cache bound, and is information "
+        "then; `mt-paas-db cell settle` ends it.", _MEMBERSHIP, safe=True,
+    ),
+    Rule(
         "own-login-member", CRITICAL, "a tenant's own login is a member of something but its tenant's role",
         "{object}: not its tenant's role",
         "At tier `login` a tenant runs SQL itself: it takes that role as soon as it likes.", _MEMBERSHIP, safe=True,

@@ -13,12 +13,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mt_paas_db.catalog import registry
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
-from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
+from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl, queries
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Tenant
 from mt_paas_db.core.admin import MINIMUM_VERSION
+from mt_paas_db.core.placement import FIRST_VERSION
 from mt_paas_db.errors import CatalogMissingError, MissingRightsError, ServerUnavailableError
 
 TenantColumns = Mapping[tuple[str, str], str]
@@ -27,12 +28,18 @@ TenantColumns = Mapping[tuple[str, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What belongs to the installation, as its catalog says; whether it has guards, as the settings do."""
+    """What belongs to the installation, as its catalog says; whether it has guards, as the settings do.
+
+    `logins` are what tenants connect as that share a cell, and what they lately did. `moving` are the roles of tenants
+    whose former login some process may still remember.
+    """
 
     roles: InstallationRoles
     shared_schemas: tuple[str, ...]
     tenants: tuple[Tenant, ...]
     guards: bool = False
+    logins: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
 
     def of(self, entry: str) -> Scope:
         """Return the part of it that is on the cluster with these credentials."""
@@ -71,8 +78,10 @@ class Survey:
             raise
         found = registry.installation(self.connection, cluster=self.cluster)
         tenants = tuple(registry.tenants(self.connection))
+        logins = tuple(registry.all_logins(self.connection, login=roles.login))
+        moving = tuple(registry.moving(self.connection)) if found.catalog_version >= FIRST_VERSION else ()
         self.connection.exec_driver_sql(ddl("roles", "act_as_oneself"))
-        return Scope(roles, found.shared_schemas, tenants, settings.guards)
+        return Scope(roles, found.shared_schemas, tenants, settings.guards, logins, moving)
 
     def ask(self, name: str, scope: Scope, tenant_columns: TenantColumns) -> Sequence[RowMapping]:
         """Return the rows of a query, of which `ground` is the beginning."""
@@ -85,13 +94,13 @@ class Survey:
     @staticmethod
     def _values(scope: Scope, tenant_columns: TenantColumns) -> dict[str, Any]:
         roles, tenants = scope.roles, scope.tenants
-        placements = [tenant.placement for tenant in tenants]
         return {
             "installation": roles.installation,
             "owner": roles.owner,
             "group": roles.group,
             "reference": roles.reference,
-            "logins": sorted({roles.login, *(p.login_role for p in placements if p.tier is not Tier.LOGIN)}),
+            "logins": sorted({roles.login, *scope.logins}),
+            "moving": list(scope.moving),
             "shared": list(scope.shared_schemas),
             "tenant_ids": [tenant.tenant_id for tenant in tenants],
             "schemas": [tenant.placement.schema_name for tenant in tenants],
