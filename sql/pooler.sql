@@ -39,10 +39,10 @@ SELECT current_setting('max_connections')::int AS max_connections,
 
 -- name: lookup
 -- PgBouncer's auth_query, to be run once by a superuser in the installation's database: reading pg_authid is his
--- right alone, and the function acts with it. It answers for the logins of this installation's cells, and for those
--- that were until a moment ago, whom a process may remember; for nobody else, never for a superuser, and only
--- {pooler} may call it. Its path is fixed and ends in pg_temp, so that nothing that
--- somebody made stands in for what it reads.
+-- right alone, and the function acts with it. It answers for the installation's first login and for those that may take
+-- a tenant's role, a cell's that was changed a moment ago among them; for nobody else, never for a superuser, and only
+-- {pooler} may call it. It reads nothing but the system's own catalogs: what the owner role can make anew, a view in the
+-- place of a table of the tenant catalog say, would run with a superuser's rights. Its path is fixed and ends in pg_temp.
 BEGIN;
 DO $do$
 BEGIN
@@ -65,12 +65,12 @@ AS $$
      WHERE a.rolname = asked
        AND a.rolcanlogin
        AND NOT a.rolsuper
-       AND (EXISTS (SELECT FROM mt_paas.cell c WHERE c.login_role = asked)
+       AND (asked = {login}
             OR asked ~ {pattern}
-               AND EXISTS (SELECT FROM pg_catalog.pg_auth_members m
-                             JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
-                             JOIN mt_paas.tenant t ON t.role_name = r.rolname
-                            WHERE m.member = a.oid))
+               AND EXISTS (SELECT FROM pg_catalog.pg_auth_members own
+                             JOIN pg_catalog.pg_auth_members joined ON joined.member = own.roleid
+                             JOIN pg_catalog.pg_roles r ON r.oid = joined.roleid AND r.rolname = {group}
+                            WHERE own.member = a.oid))
 $$;
 ALTER FUNCTION mt_paas.pooler_lookup(text) OWNER TO CURRENT_USER;
 REVOKE ALL ON FUNCTION mt_paas.pooler_lookup(text) FROM PUBLIC;

@@ -394,6 +394,17 @@ def test_the_lookup_answers_for_this_installations_logins_alone(
             assert lookup(other) == []
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT * FROM mt_paas.tenant")
+        with service.superuser() as su:  # what the owner role may do: its own code in the place of a table
+            owner = f"{service.name}_owner"
+            for statement in (
+                f"SET ROLE {owner}",
+                "CREATE FUNCTION mt_paas.own() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'run'; END $$",
+                "ALTER TABLE mt_paas.cell RENAME TO former_cell",
+                "CREATE VIEW mt_paas.cell AS SELECT name, mt_paas.own() AS login_role FROM mt_paas.former_cell",
+            ):
+                su.execute(statement.encode())
+        assert lookup(service.login) == [(service.login, held[service.login])]
+        assert lookup(stranger) == []
     with (
         psycopg.connect(service.server.dsn(service.database, user=service.login, password=PASSWORD)) as session,
         pytest.raises(psycopg.errors.InsufficientPrivilege),

@@ -142,7 +142,9 @@ def configure_pgbouncer(
             "lookup",
             pooler=roles.pooler,
             database=server.dbname,
-            pattern=Literal(f"^{roles.login}(_[0-9]+)?$"),
+            login=Literal(roles.login),
+            group=Literal(roles.group),
+            pattern=Literal(f"^{roles.login}_[0-9]+$"),
             verifier=Literal(stable_verifier(roles.pooler, password)),
         )
         files.insert(0, OurFile("auth_query.sql", text + "\n;\n", comment="--"))
