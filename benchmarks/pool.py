@@ -84,14 +84,16 @@ class Found:
     took_us: list[int] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     connections: list[int] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
     refused: str = ""
 
-    def add(self, sample: Sample, connections: int, memory_mib: float) -> None:
+    def add(self, sample: Sample, *, connections: int, opened: int, memory_mib: float) -> None:
         self.rates.append(len(sample.took_us) / sample.seconds)
         self.took_us += sample.took_us
         self.p99_ms.append(percentile(sample.took_us, 99) / 1000)
         self.connections.append(connections)
+        self.opened.append(opened)
         self.memory_mib.append(memory_mib)
 
     def rows(self, name: str) -> list[Row]:
@@ -102,6 +104,7 @@ class Found:
             Row.of(f"{name}: latency", [us / 1000 for us in self.took_us], unit="ms"),
             Row.of(f"{name}: p99", self.p99_ms, unit="ms"),
             Row.of(f"{name}: server connections", self.connections, unit="connections"),
+            Row.of(f"{name}: opened, warm-up included", self.opened, unit="connections"),
             Row.of(f"{name}: server memory", self.memory_mib, unit="MiB"),
         ]
 
@@ -245,14 +248,14 @@ class Bench:
             seconds=self.options.seconds,
         )
         memory = self.watch.memory()
-        connections = self.watch.most
+        connections, opened = self.watch.most, self.watch.opened
         self.loaders.all("close")
         if topology.way == OWN and set(sample.errors) == {"53300"}:
             found.refused = f"{connections} connections (SQLSTATE 53300, too many connections)"
         elif sample.errors:
             raise RuntimeError(f"{topology}, {point}: {dict(sample.errors)}; {sample.error}")
         else:
-            found.add(sample, connections, memory.total_mib)
+            found.add(sample, connections=connections, opened=opened, memory_mib=memory.total_mib)
         if topology.pooled:
             self.poolers[topology.way].restart()  # so that the next way begins without its connections
 
@@ -292,12 +295,12 @@ def _bars(point: Point, ways: dict[Topology, Found]) -> Iterator[Bar]:
 
 def _shown(figures: Figures) -> Iterator[str]:
     """Yield a table for a person, a line for each point and topology."""
-    head = ("where", "tx/s", "p50 ms", "p95 ms", "p99 ms", "connections", "MiB", "")
+    head = ("where", "tx/s", "p50 ms", "p95 ms", "p99 ms", "connections", "opened", "MiB", "")
     lines: list[tuple[str, ...]] = []
     for point, ways in figures.items():
         for topology, found in ways.items():
             if found.refused:
-                lines.append((f"{point}: {topology}", "-", "-", "-", "-", "-", "-", "refused"))
+                lines.append((f"{point}: {topology}", *["-"] * 7, "refused"))
             elif found.took_us:
                 spread = (percentile(found.took_us, percent) / 1000 for percent in (50, 95, 99))
                 facts = (statistics.median(found.rates), *spread)
@@ -306,6 +309,7 @@ def _shown(figures: Figures) -> Iterator[str]:
                         f"{point}: {topology}",
                         *(f"{fact:,.1f}" for fact in facts),
                         str(max(found.connections)),
+                        f"{statistics.median(found.opened):,.0f}",
                         f"{max(found.memory_mib):,.0f}",
                         "",
                     )

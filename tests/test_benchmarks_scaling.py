@@ -67,6 +67,7 @@ def test_pool_runs_end_to_end(major: str, tmp_path: Path, capsys: pytest.Capture
             assert rows[f"{case}: throughput"]["median"] > 0
             assert rows[f"{case}: latency"]["n"] > 0
             assert 1 <= rows[f"{case}: server connections"]["median"] <= 4 + 5  # and those of look-ups
+            assert rows[f"{case}: opened, warm-up included"]["median"] >= 0
             assert rows[f"{case}: server memory"]["median"] > 0.1
     # With an engine for each tenant the server runs out of connections, which is found and no error.
     assert "engine per tenant, 12 clients, 16 tenants, uniform: latency" not in rows

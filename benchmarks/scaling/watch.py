@@ -20,6 +20,8 @@ _SESSIONS = (
     " WHERE datname = %s AND backend_type = 'client backend' AND usename <> 'postgres'"
 )
 
+_BEGUN = "SELECT sessions FROM pg_catalog.pg_stat_database WHERE datname = %s"
+
 
 def private_mib(pid: int) -> float:
     """Return the memory that only this process has, MiB; 0 where it is gone, or the system does not tell.
@@ -74,6 +76,7 @@ class Watch:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._most = 0
+        self._before = 0
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -103,6 +106,18 @@ class Watch:
         """Begin to count anew."""
         with self._lock:
             self._most = 0
+            self._before = self._begun()
+
+    @property
+    def opened(self) -> int:
+        """How many sessions were begun since `reset`, by the server's own count, which lags by up to a second."""
+        with self._lock:
+            return self._begun() - self._before
+
+    def _begun(self) -> int:
+        found = self._connection.execute(_BEGUN, (self._service.database,)).fetchone()
+        assert found is not None
+        return int(found[0])
 
     @property
     def most(self) -> int:
