@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.core import NewTenant, TenantManager
@@ -20,13 +21,14 @@ from mt_paas_db.errors import (
     ConnectionLimitError,
     LoginRefusedError,
     PoolExhaustedError,
+    ReadOnlyServerError,
     ServerUnavailableError,
 )
 from tests.conftest import bouncer_for
 from tests.fleet import PASSWORD, Route, Runner, Service
-from tests.servers import PgBouncer
+from tests.servers import PgBouncer, PostgresServer
 from tests.servers.processes import free_port
-from tests.test_faults import eventually, tenant_of
+from tests.test_faults import eventually, kill_backends, tenant_of
 
 # psycopg's asyncio flavour has the words of its blocking one, and the event loop of asyncpg.
 DIRECT = [Route("psycopg", pooled=False), Route("asyncpg", pooled=False)]
@@ -362,6 +364,62 @@ def test_another_address_is_followed(fleet: Service, direct: Route) -> None:
     where = home
     assert runner.run("hallym", tenant_of) == "hallym"
     runner.close()
+
+
+def test_a_server_that_ends_a_connection_is_told_apart(fleet: Service, direct: Route) -> None:
+    runner = Runner(fleet.manager(pool_size=1, **direct.options), direct)
+
+    def scenario(session: Session) -> None:
+        tenant_of(session)
+        kill_backends(fleet)
+        session.execute(text("SELECT 1"))
+
+    with pytest.raises(ServerUnavailableError, match="tenant 'hallym': the server ended the connection"):
+        runner.run("hallym", scenario)
+    assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
+    runner.close()
+
+
+def test_a_ping_replaces_what_the_server_has_ended(fleet: Service, direct: Route) -> None:
+    runner = Runner(fleet.manager(pool_size=1, pool_pre_ping=True, **direct.options), direct)
+    assert runner.run("hallym", tenant_of) == "hallym"
+    kill_backends(fleet)
+    time.sleep(0.1)
+    assert runner.run("hallym", tenant_of) == "hallym"
+    runner.close()
+
+
+def test_a_standby_reached_by_mistake_is_told(own_server: PostgresServer) -> None:
+    if own_server.binaries is None:
+        pytest.skip("the server's files are not ours")
+    service = Service(own_server)
+    admin = service.manager()
+    admin.init()
+    admin.create("hallym")
+    admin.close()
+    own_server.become_standby()
+
+    def at_home() -> str:
+        return f"127.0.0.1:{own_server.port}"
+
+    write = text("INSERT INTO note (body, mood, tags) VALUES ('x', 'calm', '{}')")
+
+    def scenario(session: Session) -> None:
+        session.execute(write)
+
+    for direct in DIRECT:
+        if direct.driver == "asyncpg":
+            pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")
+        runner = Runner(service.manager(**direct.options), direct)
+        assert runner.run("hallym", tenant_of) == "hallym"
+        with pytest.raises(ReadOnlyServerError, match=r"tenant 'hallym': this server is a standby"):
+            runner.run("hallym", scenario)
+        with pytest.raises(DBAPIError, match="read-only"):  # as was asked for
+            runner.run("hallym", scenario, read_only=True)
+        runner.close()
+        picky = Runner(_elsewhere(service, direct, at_home, "?target_session_attrs=read-write"), direct)
+        refused(picky, "hallym", ServerUnavailableError, "failover")
+        picky.close()
 
 
 @pytest.mark.parametrize("wanted", ["read-write", "primary"])

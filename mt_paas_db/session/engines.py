@@ -236,7 +236,12 @@ class Engines:
         event.listen(
             engine,
             "handle_error",
-            lambda context: server_fault(context.original_exception, cluster=entry, connection=context.connection),
+            # A ping that fails is no error: the connection is replaced.
+            lambda context: (
+                None
+                if context.is_pre_ping
+                else server_fault(context.original_exception, cluster=entry, connection=context.connection)
+            ),
             retval=True,
         )
         if role == "tenant":

@@ -69,7 +69,7 @@ _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     ('role "[^"]*" does not exist|is not permitted to log in', LoginRefusedError, _LOCKED_OUT),
     ("57P03", ServerUnavailableError, _MOMENT),
     ("the database system is|server_login_retry", ServerUnavailableError, _MOMENT),
-    ("session is read-only|in hot standby mode|matching the target_session_attr", ServerUnavailableError, _FAILOVER),
+    ("session is read-only|in hot standby mode|match the target attribute", ServerUnavailableError, _FAILOVER),
     (
         "could not translate host name|failed to resolve host|Name or service not known|name resolution",
         ServerUnavailableError,
@@ -82,6 +82,14 @@ _ENDED = {
     "57P02": "the server ended the connection: another of its processes crashed",
     "57P03": "the server is starting or stopping",
 }
+
+_LOST = (  # in words alone: asyncpg keeps the server's last ones without their SQLSTATE, libpq has but its own
+    ("terminating connection due to", _ENDED["57P01"]),
+    (
+        "closed the connection unexpectedly|closed in the middle of operation|the connection is lost",
+        "the connection to the server was lost",
+    ),
+)
 
 
 def connection_fault(
@@ -125,9 +133,11 @@ def server_fault(error: BaseException | None, *, cluster: str, connection: Conne
     whose = f"tenant {pin.tenant_id!r}: " if pin is not None else ""
     if "query_wait_timeout" in str(error):
         return ConnectionLimitError(cluster, f"{whose}{_UNSERVED}")
-    if state in _ENDED:
+    ended = _ENDED.get(state or "") or next((what for sign, what in _LOST if re.search(sign, str(error))), None)
+    if ended is not None:
         return ServerUnavailableError(
-            cluster, f"{whose}{_ENDED[state]}; what was not committed is rolled back, so do the transaction again"
+            cluster,
+            f"{whose}{ended}; what was not committed is rolled back, and a COMMIT that was under way may be done",
         )
     if state == "25006" and pin is not None and not pin.options.read_only and _on_standby(connection):
         return ReadOnlyServerError(

@@ -194,6 +194,14 @@ class PostgresServer:
         self.shut_down(immediately=immediately)
         self.start()
 
+    def become_standby(self) -> None:
+        """Start again as a standby whose primary is silent: it answers, and takes no writes."""
+        self.shut_down()
+        signal_file = self._data / "standby.signal"
+        signal_file.touch()
+        give(signal_file)
+        self.start()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
