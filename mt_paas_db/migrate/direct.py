@@ -22,13 +22,14 @@ _PROOF = "mt_paas.direct"
 
 
 # They come with the connection, so that RESET ALL leaves them. A generic plan is the only one that what is prepared
-# for each tenant will ever need.
+# for each tenant will ever need; to compile one to machine code takes longer than to execute it for a whole fleet.
 _OPTIONS = " ".join(
     f"-c {setting}"
     for setting in (
         f"{_PROOF}=on",
         "client_min_messages=warning",
         "plan_cache_mode=force_generic_plan",
+        "jit=off",
         "lock_timeout=0",
         "statement_timeout=0",
     )

@@ -121,7 +121,7 @@ def _objects_sql(*, besides: bool, relations: str | None) -> str:
         named["objects"]
         .replace("{in_relations}", named["in_relations"])
         .replace("{besides}", named["besides" if besides else "contents"])
-        .replace("{in_scope}", "true" if relations is None else f"c.relname = ANY ({relations})")
+        .replace("{in_scope}", "true" if relations is None else f"n.relname = ANY ({relations})")
     )
 
 
