@@ -155,9 +155,11 @@ PREPARE mt_paas_db_lock (text) AS
 SELECT 1 / pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int;
 
 -- name: prepare_lock_until_commit
--- The same lock, for as long as a transaction.
+-- The same lock, for as long as a transaction; and when it began, as several may be sent in one message, which all have
+-- the message's time.
 PREPARE mt_paas_db_lock_until_commit (text) AS
-SELECT 1 / pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int;
+SELECT 1 / pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0))::int,
+       pg_catalog.set_config('mt_paas.began', extract(epoch FROM pg_catalog.clock_timestamp())::text, true);
 
 -- name: prepare_unlock
 PREPARE mt_paas_db_unlock (text) AS
@@ -186,11 +188,14 @@ WITH place AS MATERIALIZED (
 ), copied AS (
     INSERT INTO mt_paas.tenant_revision (generation, heads)
     SELECT $2, $3 WHERE $2 > 0
-        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = now()
+        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = clock_timestamp()
 )
 UPDATE mt_paas.outcome o
    SET state = 'migrated', verified = NULL, message = NULL, to_heads = $3, attempts = $4, ended_at = clock_timestamp(),
-       sqlstate = NULL, statement = NULL, seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())
+       sqlstate = NULL, statement = NULL,
+       seconds = extract(epoch FROM clock_timestamp()) - coalesce(
+           CAST(nullif(current_setting('mt_paas.began', true), '') AS numeric),
+           extract(epoch FROM transaction_timestamp()))
  WHERE o.run_id = $1 AND o.generation = $2 AND coalesce((SELECT held FROM place), 1) = 1
 RETURNING o.state, o.seconds;
 

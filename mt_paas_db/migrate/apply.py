@@ -1,14 +1,16 @@
 """One script, carried out on one tenant, on one connection.
 
-A script of one transaction is one message, which holds the tenant's lock. One of several steps holds it meanwhile, and
-leaves a mark on the version table between two of them, in the same transactions, so that whoever comes after a kill
-goes on where it was, and applies nothing twice.
+A script of one transaction is one message, which holds the tenant's lock; several tenants' messages may be sent as one,
+and stay a transaction each. A script of several steps holds the lock meanwhile, and leaves a mark on the version table
+between two of them, in the same transactions, so that whoever comes after a kill goes on where it was, and applies
+nothing twice.
 """
 
 from __future__ import annotations
 
 import re
 import select
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -68,6 +70,15 @@ class Recorded(NamedTuple):
     seconds: float
 
 
+class Tried(NamedTuple):
+    """What became of one of several tenants that were sent together: what the record yielded, or what was raised."""
+
+    recorded: Recorded | None
+    error: Exception | None = None
+    seconds: float = 0.0
+    """How long the tenants up to this one took; of one that failed."""
+
+
 def look(connection: psycopg.Connection[Any], target: Target) -> Whereabouts:
     """Return where the tenant stands: the truth, not the catalog's copy."""
     row = connection.execute(message.whereabouts(target).encode()).fetchone()
@@ -120,6 +131,43 @@ class Application:
         finally:
             if any(map(leaves_traces, script.statements())):
                 self._connection.close()  # the next tenant must not find them
+
+    @staticmethod
+    def goes_together(script: Script) -> bool:
+        """Return whether the script of one tenant may be sent with another's: it is one transaction, without traces."""
+        return (
+            script.action != "stamp"
+            and script.way == "compiled"
+            and bool(script.parts)
+            and len(script.steps()) == 1
+            and not any(map(leaves_traces, script.statements()))
+        )
+
+    def carry_out_each(
+        self, targets: Sequence[Target], script: Script, records: Sequence[Record | None]
+    ) -> list[Tried]:
+        """Carry out a script that `goes_together` on each of some tenants: one message, a transaction for each.
+
+        Return what became of them in their order, up to the first that failed: the server skips the rest of a message
+        then.
+
+        Raises:
+            psycopg.OperationalError: The connection was lost; each tenant knows by itself whether it is done.
+        """
+        (step,) = script.steps()
+        each = [
+            self._transaction(target, step, script.start, None, record, takes_lock=True)
+            for target, record in zip(targets, records, strict=True)
+        ]
+        began = time.monotonic()
+        answers = _transactions(self._exchange([statement for statements in each for statement in statements]))
+        tried: list[Tried] = []
+        for statements, results in zip(each, answers, strict=False):
+            try:
+                tried.append(Tried(self._recorded(self._checked(statements, results))))
+            except (BusyError, MovedError, StatementError) as error:
+                return [*tried, Tried(None, error, time.monotonic() - began)]
+        return tried
 
     def _in_steps(
         self, target: Target, steps: Sequence[Step], heads: Heads, mark: Mark | None, record: Record | None
@@ -196,13 +244,20 @@ class Application:
 
     def _send(self, statements: Sequence[Statement]) -> list[pq.abc.PGresult]:
         """Send one message and return the result of each of its statements."""
+        return self._checked(statements, self._exchange(statements))
+
+    def _exchange(self, statements: Sequence[Statement]) -> list[pq.abc.PGresult]:
         connection = self._connection
         try:
-            results = exchange(connection.pgconn, message.as_text(statements))
+            return exchange(connection.pgconn, message.as_text(statements))
         except BaseException:
             # Whatever stopped the waiting, the answer is still to come: this connection is of no more use.
             connection.close()
             raise
+
+    def _checked(self, statements: Sequence[Statement], results: list[pq.abc.PGresult]) -> list[pq.abc.PGresult]:
+        """Return the results of a transaction's statements. Raises for what the last one says."""
+        connection = self._connection
         if results[-1].status in _COPY:
             connection.close()
             failed = statements[min(len(results), len(statements)) - 1]
@@ -253,6 +308,16 @@ def exchange(pgconn: pq.abc.PGconn, text: bytes) -> list[pq.abc.PGresult]:
         results.append(result)
         if result.status in _COPY:
             return results
+
+
+def _transactions(results: Sequence[pq.abc.PGresult]) -> list[list[pq.abc.PGresult]]:
+    """Divide results into those of each transaction. A revision's own statements end none."""
+    parts: list[list[pq.abc.PGresult]] = [[]]
+    for result in results:
+        parts[-1].append(result)
+        if result.command_status == b"COMMIT":
+            parts.append([])
+    return [part for part in parts if part]
 
 
 def repeatable(statement: str) -> bool:

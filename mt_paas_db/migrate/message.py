@@ -123,7 +123,8 @@ def begin(patience: Patience) -> Iterator[Statement]:
 def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = None) -> Iterator[Statement]:
     """Hold the version table, and fail with a division by zero unless the tenant stands where it is thought to.
 
-    From one revision `to` another the version is written along with that, which is cheaper than a lock and a look.
+    From one revision `to` another the version is written along with that, which is cheaper than a lock and a look; a
+    null that its table does not take stands for the division.
     """
     if mark is None and len(heads) == 1 and to is not None and len(to) == 1:
         yield Statement("guard", f"EXECUTE mt_paas_db_unmarked({literal(target.versions)})")
@@ -142,11 +143,12 @@ def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = No
 
 
 def _swap(target: Target, old: str, new: str) -> str:
-    # Every row counts, so that one at another revision, which becomes null, is no less a reason to stop than none.
+    # Every row is written, so that one at another revision, which becomes null, is no less a reason to stop than none,
+    # for which a null is inserted. A version table, as Alembic makes it, has no nulls.
     return (
-        f"WITH swapped AS (UPDATE {target.versions} SET version_num = CASE version_num WHEN {literal(old)} THEN "
-        f"{literal(new)} END RETURNING version_num) "
-        "SELECT 1 / (count(*) = 1 AND count(version_num) = 1)::int FROM swapped"
+        f"MERGE INTO {target.versions} USING (SELECT) one ON true"
+        f" WHEN MATCHED THEN UPDATE SET version_num = CASE version_num WHEN {literal(old)} THEN {literal(new)} END"
+        " WHEN NOT MATCHED THEN INSERT (version_num) VALUES (NULL)"
     )
 
 

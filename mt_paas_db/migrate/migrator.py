@@ -20,6 +20,7 @@ from mt_paas_db.migrate.apply import (
     Record,
     Recorded,
     StatementError,
+    Tried,
     Whereabouts,
     look,
 )
@@ -29,6 +30,7 @@ from mt_paas_db.migrate.direct import Direct
 from mt_paas_db.migrate.ledger import Expected, Likeness, Outcome
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.online import Order, run_online
+from mt_paas_db.migrate.plan import Move
 from mt_paas_db.migrate.report import Options
 from mt_paas_db.migrate.script import Action, Heads, Mark, Script, depends_on_place
 from mt_paas_db.migrate.worker import Worker, WorkerLostError
@@ -91,16 +93,41 @@ class Migrator:
                 with suppress(psycopg.Error):  # it is going anyway
                     connection.cancel_safe(timeout=5)
 
-    def migrate(self, target: Target, heads: Heads, compiler: Compiler, *, attempts: int) -> Outcome | None:
+    def try_together(self, tenants: Sequence[tuple[Move, int]], compiler: Compiler) -> list[Tried]:
+        """Send several tenants, which start from one place on one server, in one message: each with its attempts.
+
+        Return what became of them, for `migrate`, up to the first that failed; nothing where they cannot be sent
+        together, or one of them is alone.
+        """
+        if len(tenants) < 2:
+            return []
+        (first, heads, _wave), _ = tenants[0]
+        try:
+            script = compiler.compile(self.assignment.action, heads, self._fixed(heads, compiler))
+        except TenancyError:
+            return []  # by itself each hears why
+        if not Application.goes_together(script):
+            return []
+        try:
+            application = self._application(first.entry)
+            records = [self._record(move.target, attempts) for move, attempts in tenants]
+            return application.carry_out_each([move.target for move, _ in tenants], script, records)
+        except (ServerUnavailableError, psycopg.OperationalError) as error:
+            return [Tried(None, error)] * len(tenants)
+
+    def migrate(
+        self, target: Target, heads: Heads, compiler: Compiler, *, attempts: int, tried: Tried | None = None
+    ) -> Outcome | None:
         """Bring a tenant from `heads`, where it is thought to stand, to the destination; record and return how it went.
 
-        None: it was migrated, and is compared by `compare`, which returns its outcome.
+        None: it was migrated, and is compared by `compare`, which returns its outcome. `tried` is what came of it when
+        it was sent together with others: what is to be done then is the same.
 
         Raises:
             TryAgainError: A lock stood in the way, or the process that ran the revisions was lost.
             ServerUnavailableError: The server was lost, and is not back; what the tenant knows decides later.
         """
-        outcome, likeness = self._outcome(target, heads, compiler, attempts)
+        outcome, likeness = self._outcome(target, heads, compiler, attempts, tried)
         if likeness is not None:
             self._waiting.add(Migrated(target, outcome), likeness)
             return None
@@ -128,10 +155,10 @@ class Migrator:
     # -- the attempt
 
     def _outcome(
-        self, target: Target, heads: Heads, compiler: Compiler, attempts: int
+        self, target: Target, heads: Heads, compiler: Compiler, attempts: int, tried: Tried | None
     ) -> tuple[Outcome, Likeness | None]:
         """Return how it went, and what the tenant is yet to be compared with."""
-        began = time.monotonic()
+        began = time.monotonic() - (tried.seconds if tried else 0.0)
 
         def failed(sqlstate: str | None, statement: str | None, said: str) -> Outcome:
             seconds = time.monotonic() - began
@@ -139,7 +166,7 @@ class Migrator:
             return self._as_it_is(Outcome("failed", heads, attempts, seconds, None, sqlstate, statement, said), target)
 
         try:
-            return self._towards(target, heads, compiler, attempts)
+            return self._towards(target, heads, compiler, attempts, tried)
         except BusyError:
             outcome = Outcome("not_attempted", heads, attempts, message="another runner has this tenant")
             raise TryAgainError(outcome, counts=False) from None
@@ -161,7 +188,7 @@ class Migrator:
         return outcome, None
 
     def _towards(
-        self, target: Target, heads: Heads, compiler: Compiler, attempts: int
+        self, target: Target, heads: Heads, compiler: Compiler, attempts: int, tried: Tried | None
     ) -> tuple[Outcome, Likeness | None]:
         """Go on from wherever the tenant turns out to stand, until it is at the destination."""
         action = self.assignment.action
@@ -176,7 +203,13 @@ class Migrator:
             stretch = script if action == "stamp" else script.stretch(mark)
             final = stretch.end == script.end
             try:
-                recorded = self._carry_out(target, stretch, compiler, attempts, mark=mark, final=final)
+                if tried is None:
+                    recorded = self._carry_out(target, stretch, compiler, attempts, mark=mark, final=final)
+                else:
+                    answer, tried = tried, None
+                    if answer.error is not None:
+                        raise answer.error
+                    recorded = answer.recorded
             except ValueError as error:
                 what = f"revision {mark.revision}" if mark else "it"
                 raise RevisionError(f"{error}; finish {what} by hand, then stamp the tenant") from error
@@ -247,13 +280,15 @@ class Migrator:
                 final=final,
             )
             return self._online(order, compiler)
-        record: Record | None = None
-        if at_home and final:
-
-            def record(heads: Heads) -> list[str]:
-                return ledger.record(assignment.run_id, target, heads, attempts)
-
+        record = self._record(target, attempts) if final else None
         return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
+
+    def _record(self, target: Target, attempts: int) -> Record | None:
+        """Return what records a tenant in its own transaction; None where that is in another database."""
+        assignment = self.assignment
+        if target.entry != assignment.home:
+            return None
+        return lambda heads: ledger.record(assignment.run_id, target, heads, attempts)
 
     def _online(self, order: Order, compiler: Compiler) -> Recorded | None:
         key = id(compiler)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mt_paas_db.errors import ServerUnavailableError
+from mt_paas_db.migrate.apply import Tried
 from mt_paas_db.migrate.compiler import Compiler
 from mt_paas_db.migrate.ledger import Expected, Outcome, RunState
 from mt_paas_db.migrate.message import Target
 from mt_paas_db.migrate.migrator import Assignment, Migrator, TryAgainError
 from mt_paas_db.migrate.plan import Move, Plan
+from mt_paas_db.migrate.queue import Job, Pace, Queue
 from mt_paas_db.migrate.report import Failure, Listener, Standing
 from mt_paas_db.migrate.script import Script
 
@@ -24,63 +25,6 @@ _KEPT_FAILURES = 100
 _TELL_EVERY_S = 0.2
 _BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
-
-
-@dataclass(slots=True)
-class _Job:
-    """A tenant to migrate. `since` is when something other than the tenant itself first stood in the way."""
-
-    move: Move
-    attempts: int = 1
-    since: float | None = None
-
-
-class _Queue:
-    """The jobs of one wave, each with the time from which it may be taken."""
-
-    def __init__(self, jobs: Iterable[_Job]) -> None:
-        self._numbers = itertools.count()
-        self._waiting = [(0.0, next(self._numbers), job) for job in jobs]
-        self._changed = threading.Condition()
-        self._under_way = 0
-        self._closed = False
-
-    def take(self, *, wait: bool) -> _Job | None:
-        """Return the next job; None where there are no more, now or later; or none now, where one does not `wait`."""
-        with self._changed:
-            while not self._closed:
-                if self._waiting:
-                    wait_s = self._waiting[0][0] - time.monotonic()
-                    if wait_s <= 0:
-                        self._under_way += 1
-                        return heapq.heappop(self._waiting)[2]
-                    if not wait:
-                        return None
-                    self._changed.wait(wait_s)
-                elif self._under_way and wait:
-                    self._changed.wait()
-                else:
-                    return None
-            return None
-
-    def done(self) -> None:
-        """Say that a job that was taken is done."""
-        with self._changed:
-            self._under_way -= 1
-            self._changed.notify_all()
-
-    def again(self, job: _Job, after_s: float) -> None:
-        """Put a job back that was taken."""
-        with self._changed:
-            self._under_way -= 1
-            heapq.heappush(self._waiting, (time.monotonic() + after_s, next(self._numbers), job))
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody take another job."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
 
 @dataclass
@@ -158,7 +102,7 @@ class Runner:
 
     def _wave(self, moves: list[Move], compiler: Compiler, *, jobs: int, phase: str) -> bool:
         """Return whether all of it was tried and the run may go on."""
-        queue = _Queue(_Job(move) for move in moves)
+        queue = Queue(moves, takers=jobs)
         while len(self._migrators) < min(jobs, len(moves)):
             self._migrators.append(Migrator(self._assignment))
         working = self._migrators[: min(jobs, len(moves))]
@@ -174,7 +118,7 @@ class Runner:
             return False
         return not self.tally.interrupted and self.tally.stopped is None
 
-    def _wait(self, ends: list[threading.Event], queue: _Queue, phase: str) -> None:
+    def _wait(self, ends: list[threading.Event], queue: Queue, phase: str) -> None:
         """Wait for the wave. The first Ctrl-C lets what is under way finish, the second has it cancelled."""
         # Not Thread.join: interrupted by Ctrl-C, it takes a thread that is at work for ended (Python 3.11).
         working = True
@@ -202,62 +146,84 @@ class Runner:
         slow = tuple((who, seconds) for seconds, who in longest if seconds > 1)
         self._listener(Standing(phase, self._total, done, failed, now - self._began, slow))
 
-    def _work(self, migrator: Migrator, end: threading.Event, queue: _Queue, compiler: Compiler) -> None:
+    def _work(self, migrator: Migrator, end: threading.Event, queue: Queue, compiler: Compiler) -> None:
         try:
             self._take_all(migrator, queue, compiler)
         finally:
             end.set()
 
-    def _take_all(self, migrator: Migrator, queue: _Queue, compiler: Compiler) -> None:
-        while (job := self._next(migrator, queue)) is not None:
-            target = job.move.target
+    def _take_all(self, migrator: Migrator, queue: Queue, compiler: Compiler) -> None:
+        pace = Pace()
+        while jobs := self._next(migrator, queue, pace.most):
+            began = time.monotonic()
             with self.tally.lock:
-                self.tally.under_way[target.tenant_id] = time.monotonic()
+                self.tally.under_way.update((job.move.target.tenant_id, began) for job in jobs)
             try:
-                again_after_s = self._attempt(migrator, job, compiler, queue)
+                tried = self._try_together(migrator, jobs, compiler, queue)
             except BaseException as error:  # nobody else would hear of it
-                self.tally.lost = error
-                queue.close()
-                again_after_s = None
+                self._lose(error, queue)
+                return
             with self.tally.lock:
-                self.tally.under_way.pop(target.tenant_id, None)
+                for job in jobs:
+                    self.tally.under_way.pop(job.move.target.tenant_id, None)
+            if tried == len(jobs):
+                pace.took(tried, time.monotonic() - began)
+            else:
+                pace.stumbled()
+            if migrator.must_compare:
+                self._compare(migrator, queue)
+
+    def _try_together(self, migrator: Migrator, jobs: list[Job], compiler: Compiler, queue: Queue) -> int:
+        """Try some tenants, in one message if that can be; put back those behind one that failed. Return how many."""
+        answers: Sequence[Tried | None] = migrator.try_together([(j.move, j.attempts) for j in jobs], compiler)
+        answers = answers or [None]
+        queue.untried(jobs[len(answers) :])
+        for job, answer in zip(jobs, answers, strict=False):
+            again_after_s = self._attempt(migrator, job, compiler, queue, answer)
             if again_after_s is None:
                 queue.done()
             else:
                 queue.again(job, again_after_s)
-            if migrator.must_compare:
-                self._compare(migrator, queue)
+        return len(answers)
 
-    def _next(self, migrator: Migrator, queue: _Queue) -> _Job | None:
-        """Return the next job; what waits to be compared does not wait for one that is to come."""
-        job = queue.take(wait=False)
-        if job is None:
+    def _lose(self, error: BaseException, queue: Queue) -> None:
+        self.tally.lost = error
+        queue.close()
+
+    def _next(self, migrator: Migrator, queue: Queue, most: int) -> list[Job]:
+        """Return the next jobs; what waits to be compared does not wait for one that is to come."""
+        jobs = queue.take(most, wait=False)
+        if not jobs:
             self._compare(migrator, queue)
-            job = queue.take(wait=True)
-        return job
+            jobs = queue.take(most, wait=True)
+        return jobs
 
-    def _compare(self, migrator: Migrator, queue: _Queue) -> None:
+    def _compare(self, migrator: Migrator, queue: Queue) -> None:
         try:
             for target, outcome in migrator.compare():
                 self._count(target, outcome, queue)
         except BaseException as error:  # nobody else would hear of it
-            self.tally.lost = error
-            queue.close()
+            self._lose(error, queue)
 
-    def _attempt(self, migrator: Migrator, job: _Job, compiler: Compiler, queue: _Queue) -> float | None:
-        """Try a tenant once; return after how many seconds to try it again, or None where it is done with."""
+    def _attempt(
+        self, migrator: Migrator, job: Job, compiler: Compiler, queue: Queue, tried: Tried | None
+    ) -> float | None:
+        """Try a tenant once, unless it was `tried`; return after how many seconds to try it again.
+
+        None: it is done with.
+        """
         try:
-            return self._try(migrator, job, compiler, queue)
+            return self._try(migrator, job, compiler, queue, tried)
         except ServerUnavailableError:
             job.since = job.since or time.monotonic()
             if self._waited(job, self._options.reconnect_s):
                 raise
             return _BACKOFF_S * 5
 
-    def _try(self, migrator: Migrator, job: _Job, compiler: Compiler, queue: _Queue) -> float | None:
+    def _try(self, migrator: Migrator, job: Job, compiler: Compiler, queue: Queue, tried: Tried | None) -> float | None:
         target, heads, _wave = job.move
         try:
-            outcome = migrator.migrate(target, heads, compiler, attempts=job.attempts)
+            outcome = migrator.migrate(target, heads, compiler, attempts=job.attempts, tried=tried)
         except TryAgainError as error:
             job.since = job.since or time.monotonic()
             spent = job.attempts >= self._options.attempts if error.counts else self._waited(job, self._options.busy_s)
@@ -272,10 +238,10 @@ class Runner:
         return None
 
     @staticmethod
-    def _waited(job: _Job, limit_s: float) -> bool:
+    def _waited(job: Job, limit_s: float) -> bool:
         return time.monotonic() - (job.since or 0.0) >= limit_s
 
-    def _count(self, target: Target, outcome: Outcome, queue: _Queue) -> None:
+    def _count(self, target: Target, outcome: Outcome, queue: Queue) -> None:
         tally = self.tally
         with tally.lock:
             if target.generation > 0:
