@@ -273,6 +273,33 @@ def test_killed_at_each_step(launch: Callable[[int], Armada], where: Callable[[i
     assert_whole(armada)
 
 
+def test_killed_with_several_under_way(launch: Callable[[int], Armada]) -> None:
+    """Tenants that share a message are transactions each: the server goes on with them, and none is done twice."""
+    armada = launch(12)
+    with Abattoir.open(armada) as abattoir:
+        plan = abattoir.ground.plan("upgrade", "a2", Selection())
+        assignment = replace(abattoir.assignment, destination="a2", options=replace(QUICK, jobs=1))
+
+        def work(several: int) -> None:
+            exchange = apply.exchange
+
+            def exchanging(pgconn: Any, text: bytes) -> Any:
+                if text.count(b"BEGIN") == several:
+                    pgconn.send_query(text)
+                    pgconn.flush()
+                    fall()
+                return exchange(pgconn, text)
+
+            apply.exchange = exchanging
+            Runner(assignment, plan, listener=unheard).tenants(abattoir.ground.compiler)
+
+        for several in (4, 2, 2):
+            assert ended(forked(partial(work, several))) == -signal.SIGKILL
+    report = armada.fleet().upgrade("a2", options=replace(QUICK, busy_s=20.0))
+    assert report.ok, report
+    assert_whole(armada, head="a2", increments=1)
+
+
 def test_without_marks_a_kill_repeats_what_was_done(
     launch: Callable[[int], Armada], monkeypatch: pytest.MonkeyPatch
 ) -> None:
