@@ -20,6 +20,10 @@ from mt_paas_db.catalog.credentials import login_url, settings_credentials
 from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.core import NewTenant, TenantManager, provision
 from mt_paas_db.errors import ConfigurationError, ServerUnavailableError, TenancyError
+from mt_paas_db.isolation.catalogue import CATALOGUE
+from mt_paas_db.isolation.route import Route
+from mt_paas_db.isolation.run import Case, Suite
+from mt_paas_db.isolation.verdict import Verdict
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import rows, server_state
 from tests.models import Note
@@ -283,3 +287,21 @@ def test_data_is_where_the_tenant_is(small: TenantManager) -> None:
     for tenant_id in "abc":
         with small.get_session(tenant_id) as session:
             assert session.scalars(select(Note.body)).all() == [tenant_id]
+
+
+def test_the_isolation_suite_attacks_within_a_cell_also_in_a_large_fleet(service: Service) -> None:
+    """Its tenants share a login, so that what is open at tier `role` shows; and that is not the first cell's here."""
+    manager = service.manager(cell_size=16)
+    manager.init()
+    create(manager, "a")
+    with Suite(manager, service.models, steps=0) as suite:
+        ground = suite.ground
+        logins = {ground.attacker.login, ground.victim.login, ground.heir.login}
+        assert len(logins) == 1
+        assert logins != {service.login}
+        direct = Route("psycopg")
+        with suite.channel(direct).at_rest() as ask:
+            assert ask("SELECT session_user") == [(ground.attacker.login,)]
+        found = {a.key: suite.try_(Case(a, direct, "role")) for a in CATALOGUE if a.family == "A"}
+    assert [finding for finding in found.values() if finding.failed] == []
+    assert Verdict.OPEN in {finding.verdict for finding in found.values()}  # as within the first cell

@@ -12,6 +12,7 @@ from mt_paas_db.catalog.identifiers import Tier
 from mt_paas_db.catalog.values import Tenant
 from mt_paas_db.core.admin import AdminTransaction, Named
 from mt_paas_db.core.cell_logins import make_cell
+from mt_paas_db.core.changes import Changes
 
 FIRST_VERSION = 5
 """The catalog's version from which on cells have a size. In an older one every tenant goes to the first cell."""
@@ -34,3 +35,20 @@ def place(step: AdminTransaction, tenant: Tenant, *, size: int) -> Tenant:
         registry.run(step.connection, "set_cells", generations=[tenant.generation], cell=found.name)
     placement = tenant.placement.model_copy(update={"cell": found.name, "login_role": found.login_role})
     return tenant.model_copy(update={"placement": placement})
+
+
+def make_room(changes: Changes, tenants: int) -> None:
+    """Let the next tenants, if nobody else creates any meanwhile, come into one cell: make one where none has room.
+
+    Nothing where a cell is too small for them, or the catalog too old.
+    """
+    size = changes.settings.cell_size
+    with changes.as_owner() as step:
+        if tenants > size or changes.installation(step).catalog_version < FIRST_VERSION:
+            return
+        step.run_all(ONE_PLACES_AT_A_TIME)
+        loads = registry.cell_loads(step.connection, login=step.roles.login)
+        shared = [load for load in loads if load.cell.tier is Tier.ROLE and load.cell.cluster == step.cluster]
+        newest = next((load for load in reversed(shared) if load.tenants < size), None)
+        if newest is None or newest.tenants + tenants > size:
+            make_cell(step)

@@ -22,6 +22,8 @@ import psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from mt_paas_db.catalog.identifiers import InstallationRoles
+from mt_paas_db.catalog.identifiers import Tier as TierOfTrust
 from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.isolation.attack import Attack, Tier
 from mt_paas_db.isolation.client import ANSWERS, Client
@@ -118,10 +120,19 @@ class Channel:
             self._check_pooler()
         self._loop = asyncio.Runner() if route.is_async else None
 
+    def _login(self, party: Party) -> str | None:
+        """Return what a tenant connects as; None for the first cell's login."""
+        settings = self.manager.settings
+        if party.login == InstallationRoles(settings.installation).login:
+            return None
+        for manager in (self.manager, self._beside):
+            manager._door.engines.know(settings.home_cluster, party.login, TierOfTrust(self.tier))
+        return party.login
+
     def _check_pooler(self) -> None:
         """Raise `NoRouteError` where the pooler does not let the tenants' own logins in."""
         try:
-            self._connected(self.me.login).close()
+            self._connected(self._login(self.me)).close()
         except psycopg.OperationalError as error:
             raise NoRouteError(
                 "PgBouncer refuses the logins of the suite's tenants, which it has to look up by auth_query: "
@@ -206,7 +217,7 @@ class Channel:
         """The same, without a session in between: the connection is as its last user has left it."""
         engines = (self._beside if beside else self.manager)._door.engines
         entry = self.manager.settings.home_cluster
-        own = self.me.login if self.tier == "login" else None
+        own = self._login(self.me)
         engine: Any = (
             engines.asyncio(entry, login=own).sync_engine if self.route.is_async else engines.blocking(entry, login=own)
         )
@@ -260,7 +271,7 @@ class Channel:
                 self._loop.run(manager.aio.close())
             manager.close()
         if self.route.pooled:
-            for own in sorted({self.me.login, self.target.login}) if self.tier == "login" else [None]:
+            for own in {self._login(self.me), self._login(self.target)}:
                 self._discard(own)
 
     def _discard(self, own: str | None) -> None:

@@ -26,6 +26,7 @@ from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import query
 from mt_paas_db.catalog.values import Tenant, TenantState
 from mt_paas_db.core.manager import TenantManager
+from mt_paas_db.core.placement import make_room
 from mt_paas_db.errors import MissingRightsError, PlacementChangedError, TenancyError
 from mt_paas_db.isolation.attack import Tier
 from mt_paas_db.isolation.rows import Canaries, Canary
@@ -52,6 +53,10 @@ LABELS = ("attacker", "victim", "former", "heir")
 Fill = Callable[..., object]
 """Writes a canary into every table of a tenant: takes a session and the canary, and, where rows are to be added to
 those that are there, ``first``, the number of the only row to write."""
+
+
+_TENANTS = 16
+"""How many there are at once, at most, in a run of the attacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +280,8 @@ def laid(manager: TenantManager, metadata: MetaData, *, fill: Fill, tier: Tier =
 
 
 def _people(ground: Ground) -> None:
+    if ground.tier == "role":  # who attacks is to share a login with who is attacked, where a cell holds them all
+        make_room(ground.manager._changes, _TENANTS)
     ground.attacker = ground.create("attacker")
     ground.victim = ground.create("victim")
     ground.former = ground.create("former", tenant="heir")

@@ -161,8 +161,12 @@ class Engines:
     def _own_login(self, placement: Placement) -> str | None:
         if placement.login_role == self._shared_login:
             return None
-        self._tiers[placement.credentials, placement.login_role] = placement.tier
+        self.know(placement.credentials, placement.login_role, placement.tier)
         return placement.login_role
+
+    def know(self, entry: str, login: str, tier: Tier) -> None:
+        """Say whose a login is, a cell's or one tenant's own: what its password follows from depends on it."""
+        self._tiers[entry, login] = tier
 
     def _tier(self, entry: str, login: str | None) -> Tier:
         return Tier.ROLE if login is None else self._tiers.get((entry, login), Tier.LOGIN)
