@@ -31,6 +31,7 @@ from mt_paas_db.errors import (
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import rows
 from tests.test_cells import SECRET, cells, create, members, note
+from tests.test_killed import Plan, Scene
 from tests.versions import init_version_4
 
 BOUND_S = 1
@@ -208,6 +209,26 @@ def test_a_tenant_that_moved_again_keeps_what_processes_may_remember(service: Se
     manager.cells.move("a", "default", wait=False)
     assert may_take(service, manager, "a") == sorted([service.login, second])
     assert manager.cells.settle().revoked == ()
+
+
+def test_a_move_killed_at_any_step_is_whole_or_was_not(service: Service) -> None:
+    """However it ends, the tenant is served by the login of its placement; the same call, or settle, completes it."""
+    scene = Scene(service, Plan(models=service.models))
+    create(scene.manager, "a", "b")
+    seen = set()
+    for _ in scene.kill_at_each_step("cells.move", lambda: {"tenant_id": "b", "wait": False}):
+        here = login(scene.manager, "b")
+        seen.add(here)
+        assert here in may_take(service, scene.manager, "b")
+        assert note(service.manager(), "b") == here
+    assert len(seen) == 2
+    with service.superuser() as su:
+        su.execute("UPDATE mt_paas.tenant SET placed_at = now() - interval '1 hour'")
+    assert scene.manager.cells.settle().done
+    assert may_take(service, scene.manager, "b") == [login(scene.manager, "b")]
+    assert len(scene.manager.cells.list()) == 2
+    assert scene.manager.doctor().ok
+    scene.connection.close()
 
 
 # -- closed in the grace period

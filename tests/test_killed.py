@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def act_and_die(settings: Settings, plan: Plan, verb: str, words: dict[str, Any]
 
     event.listen(Engine, "before_cursor_execute", step)
     event.listen(Engine, "commit", step)
-    getattr(plan.manager(settings), verb)(**words)
+    attrgetter(verb)(plan.manager(settings))(**words)
 
 
 @dataclass
