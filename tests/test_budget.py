@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mt_paas_db.session.budget import Budget, Member, Slot, Waiter
 
-LIMIT, QUANTUM_S, STALL_S, IDLE_S = 3, 0.05, 0.5, 60.0
+LIMIT, QUANTUM_S, REST_S, STALL_S, IDLE_S = 3, 0.05, 0.2, 0.5, 60.0
 
 
 class Connection(Slot):
@@ -38,7 +39,7 @@ def member(cell: str, **options: Any) -> Member:
 
 
 def budget(limit: int = LIMIT, **options: Any) -> Budget:
-    return Budget(limit, idle_s=IDLE_S, quantum_s=QUANTUM_S, stall_s=STALL_S, **options)
+    return Budget(limit, idle_s=IDLE_S, quantum_s=QUANTUM_S, rest_s=REST_S, stall_s=STALL_S, **options)
 
 
 def free_all(shared: Budget, now: float) -> list[Slot]:
@@ -250,6 +251,47 @@ def test_the_status_says_who_has_and_who_waits() -> None:
     assert (cell.in_use, cell.waiting, cell.longest_wait_s, cell.oldest_use_s) == (1, 1, 2, 5)
 
 
+def test_a_cell_that_has_some_waits_for_its_own_while_others_were_used_just_now() -> None:
+    """What was used a moment ago will be again: to close it for every burst elsewhere opens one for each transaction."""
+    shared, a, b = budget(2), member("a"), member("b")
+    mine, others = taken(shared, a, 0), taken(shared, b, 0)
+    shared.put(others, 1)
+    client = queue(shared, a, 1 + REST_S / 2)
+    assert not shared.closing
+    shared.put(mine, 1 + REST_S / 2)
+    assert client.slot is mine
+    client.slot = None
+    queue(shared, a, 1 + REST_S)
+    assert list(shared.closing) == [others]
+
+
+def test_cells_whose_turns_come_at_random_seldom_open_connections() -> None:
+    """As many clients as connections, each on a cell of chance: a cell is short of one now and then, and waits a moment."""
+    chance, shared, cells = Random(7), budget(16), [member(str(number)) for number in range(4)]
+    used: list[Slot] = []
+    clients: list[Client] = []
+    opened = 0
+    for turn in range(4_000):
+        now = turn * 0.001
+        while len(used) + len(clients) < 16:
+            cell = chance.choice(cells)
+            slot = shared.take(cell, now)
+            if slot is not None:
+                used.append(slot)
+            else:
+                clients.append(Client(cell, now))
+                shared.claim(clients[-1], now)
+        free_all(shared, now)
+        shared.put(used.pop(chance.randrange(len(used))), now)
+        given = [client for client in clients if client.slot is not None]
+        clients = [client for client in clients if client.slot is None]
+        for client in given:
+            assert client.slot is not None
+            opened += client.slot.opened_at == now
+            used.append(client.slot)
+    assert opened < 0.02 * turn
+
+
 # -- any order of steps
 
 
@@ -327,9 +369,13 @@ class Machine(RuleBasedStateMachine):
         self.shared.free(self.closing.pop(which % len(self.closing)), self.now)
         self.settle()
 
-    @rule(seconds=st.sampled_from([0.001, 0.01, QUANTUM_S, STALL_S, IDLE_S]))
+    @rule(seconds=st.sampled_from([0.001, 0.01, QUANTUM_S, REST_S, STALL_S, IDLE_S]))
     def tick(self, seconds: float) -> None:
+        """Who waits looks again now and then, without being told."""
         self.now += seconds
+        for client in self.clients:
+            client.told = True
+        self.settle()
 
     @invariant()
     def never_over_budget(self) -> None:
@@ -340,9 +386,16 @@ class Machine(RuleBasedStateMachine):
         assert status.in_use + status.idle + status.closing == len(slots)
 
     @invariant()
-    def nothing_is_idle_while_somebody_waits_for_it(self) -> None:
-        idle = sum(len(cell.idle) for cell in self.cells)
-        assert not idle or len(self.clients) <= len(self.closing)
+    def nothing_rests_for_long_while_somebody_waits(self) -> None:
+        rested = any(slot.since + REST_S <= self.now for cell in self.cells for slot in cell.idle)
+        assert not rested or len(self.clients) <= len(self.closing)
+
+    @invariant()
+    def nobody_has_idle_ones_while_a_cell_without_any_waits(self) -> None:
+        idle = any(cell.idle for cell in self.cells)
+        used = {id(slot.member) for slot in self.used}
+        bare = [cell for cell in self.cells if cell.waiting and not cell.idle and id(cell) not in used]
+        assert not idle or len(bare) <= len(self.closing)
 
     @invariant()
     def no_place_is_free_while_somebody_waits(self) -> None:
@@ -390,7 +443,7 @@ class ForgetsTheFailed(Budget):
 class ClosesWhatIsUsed(Budget):
     """Closes the connection taken first for who waits, in use or not."""
 
-    def _evict(self, now: float) -> None:
+    def _relieve(self, now: float) -> None:
         slots = [slot for place in self._places.values() if (slot := place()) and place.closing_since is None]
         if slots:
             self._evict_slot(slots[0], now)
@@ -420,7 +473,7 @@ class CountsOneMore(Budget):
 class KeepsIdle(Budget):
     """An idle connection is kept, whoever waits."""
 
-    def _evict(self, now: float) -> None:
+    def _relieve(self, now: float) -> None:
         pass
 
 
@@ -432,7 +485,7 @@ kept: list[Slot] = []
 )
 def test_the_machine_sees_a_broken_twin(twin: type[Budget]) -> None:
     def make(**options: Any) -> Budget:
-        return twin(LIMIT, idle_s=IDLE_S, quantum_s=QUANTUM_S, stall_s=STALL_S, **options)
+        return twin(LIMIT, idle_s=IDLE_S, quantum_s=QUANTUM_S, rest_s=REST_S, stall_s=STALL_S, **options)
 
     broken = type(f"{twin.__name__}Machine", (Machine,), {"make": staticmethod(make)})
     with pytest.raises((AssertionError, IndexError, ExceptionGroup)):

@@ -9,11 +9,12 @@ moment gives its place back by that (`lost`). So there is no count that an excep
 How places are shared:
 
 - An idle connection serves its own cell at once, the one used last first.
-- Who finds no place has the connection closed that has been idle for longest, whosever it is. So nothing is idle
-  while somebody waits.
-- A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one: one
-  that holds two fewer, and has waited for as long as opening takes; or one that holds none, or got none for `stall_s`,
-  once the connection has served its present cell for `quantum_s`. Then it is closed, and the place handed on.
+- Who finds no place, and whose cell holds none, has the connection closed that has been idle for longest, whosever it
+  is. Where its cell holds some it waits for those, and for what others have left unused for `rest_s`: a busy cell has
+  one idle now and then, and needs it again sooner than another is opened.
+- A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one, and
+  it has served its present cell for `quantum_s`: one that holds none, or got none for `stall_s`; or one that holds two
+  fewer, and has waited for a quantum. Then it is closed, and the place handed on.
 - Of those that wait for a place, the cell with the fewest comes first; where they are equal, the longest waiter.
 """
 
@@ -24,8 +25,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-OPENING_S = 0.005
-"""What a new connection costs: about 5 ms, measured (docs/decisions/0007-one-budget.md)."""
+OPENING_S = 0.01
+"""What a new connection costs: 5 to 10 ms, measured (docs/decisions/0007-one-budget.md)."""
 
 
 class Slot:
@@ -162,6 +163,7 @@ class Budget:
         limit: Most places that are taken at once.
         idle_s: After how long an idle connection is closed, at the next touch.
         quantum_s: How long a cell may keep a connection that another one waits for: ten times what opening one costs.
+        rest_s: How long a cell that is busy leaves a connection unused before a cell that has others may have it.
         stall_s: How long a cell that has connections may go without one coming back.
         lost: Called when a slot was dropped; has `lost` called under the lock.
     """
@@ -172,7 +174,8 @@ class Budget:
         *,
         idle_s: float = float("inf"),
         quantum_s: float = 10 * OPENING_S,
-        stall_s: float = 100 * OPENING_S,
+        rest_s: float = 50 * OPENING_S,
+        stall_s: float = 50 * OPENING_S,
         lost: Callable[[_Place], None] = lambda _: None,
     ) -> None:
         self.limit = limit
@@ -180,6 +183,7 @@ class Budget:
         self.closing: deque[Slot] = deque()  # to be closed without the lock, and freed
         self._idle_s = idle_s
         self._quantum_s = quantum_s
+        self.rest_s = rest_s
         self._stall_s = stall_s
         self._lost = lost
         self._sweep_at = float("-inf")
@@ -213,8 +217,7 @@ class Budget:
             if len(self._places) >= self.limit:
                 self._bury()
             self._hand_on(now)
-            if sum(len(other.waiting) for other in self._demanding()) > self._covering(now):
-                self._evict(now)
+            self._relieve(now)
         return waiter.slot
 
     def withdraw(self, waiter: Waiter) -> Slot | None:
@@ -246,6 +249,7 @@ class Budget:
         else:
             slot.since = now
             member.idle.append(slot)
+            self._relieve(now)
 
     def end(self, slot: Slot, now: float) -> None:
         """Take back a slot whose connection, if it has one, shall be closed."""
@@ -290,19 +294,14 @@ class Budget:
 
     def _owed(self, slot: Slot, now: float) -> bool:
         """Whether the place of a slot that came back is owed to another cell."""
-        member = slot.member
-        others = [other for other in self._demanding() if other is not member]
-        if not others:
+        if slot.opened_at + self._quantum_s > now:
             return False
-        covering = self._covering(now)
-        if not member.waiting:
-            return covering < sum(len(other.waiting) for other in others)
-        held = self._held()
-        needy = [other for other in others if self._counts(other, held, now) == 0]
-        if len(needy) > covering and slot.opened_at + self._quantum_s <= now:
+        member, covering, held = slot.member, self._covering(now), self._held()
+        others = [other for other in self._demanding() if other is not member]
+        if sum(self._counts(other, held, now) == 0 for other in others) > covering:
             return True
-        patient = [other for other in others if other.waiting[0].since + OPENING_S <= now or not held[other]]
-        return any(held[member] >= held[other] + covering + 2 for other in patient)
+        patient = [other for other in others if other.waiting[0].since + self._quantum_s <= now]
+        return bool(member.waiting) and any(held[member] >= held[other] + covering + 2 for other in patient)
 
     def _counts(self, member: Member, held: Counter[Member], now: float) -> int:
         """How many slots a waiting member holds; none where nothing of them has come back to it for long."""
@@ -345,11 +344,19 @@ class Budget:
         self._places[place.key] = place
         return slot
 
-    def _evict(self, now: float) -> None:
-        """Close the connection that has been idle for longest."""
-        idle = [member for member in self._members() if member.idle]
-        if idle:
-            self._evict_slot(min(idle, key=lambda member: member.idle[0].since).idle.pop(0), now)
+    def _relieve(self, now: float) -> None:
+        """Close an idle connection where somebody who waits may have its place."""
+        demanding = self._demanding()
+        idle = [member for member in self._members() if member.idle] if demanding else []
+        if not idle:
+            return
+        held, covering = self._held(), self._covering(now)
+        needy = sum(self._counts(member, held, now) == 0 for member in demanding)
+        if needy <= covering:  # what has been used just now will be again, by its own cell, and sooner than opened
+            idle = [member for member in idle if member.idle[0].since + self.rest_s <= now]
+        if idle and sum(len(member.waiting) for member in demanding) > covering:
+            spare = min(idle, key=lambda member: member.idle[0].since)
+            self._evict_slot(spare.idle.pop(0), now)
 
     def _evict_slot(self, slot: Slot, now: float) -> None:
         slot.member.evictions += 1

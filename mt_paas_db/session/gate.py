@@ -167,7 +167,7 @@ class Gate:
                 self._settle()
                 if slot is not None:
                     return slot, now - waiter.since
-                waiter.wait(deadline - now)
+                waiter.wait(min(deadline - now, self._budget.rest_s))  # by then, others' may have rested enough
         except BaseException:
             self._withdraw(waiter)
             raise
