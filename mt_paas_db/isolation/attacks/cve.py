@@ -355,6 +355,16 @@ NOT_TRIED = (
         "databases that were made before, is a cure; the audit names servers that lack it",
     ),
     NotApplicable(
+        "CVE-2026-16239",
+        "Read the server's memory by EXECUTE and FETCH",
+        "no layer holds against a fault in the server's memory; a fixed minor version is the only cure",
+    ),
+    NotApplicable(
+        "CVE-2025-12819",
+        "Have PgBouncer look a login up on a search_path of one's own",
+        "it takes a PgBouncer before 1.25.1 that tracks search_path, which ours never does; the audit names both",
+    ),
+    NotApplicable(
         "CVE-2025-12817",
         "Create statistics in a schema in which one may create nothing",
         "the owner of a table is needed for it, and tenants own none",
