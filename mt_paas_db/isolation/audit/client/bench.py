@@ -32,11 +32,12 @@ PATIENCE_S = 10.0
 LEFT = "mt_paas_probe.left"
 """What a check leaves on a connection as a session's own SQL could: a setting that means nothing to anybody."""
 
-_STANDING = (
-    "SELECT current_user::text, session_user::text, pg_catalog.current_setting('search_path'), "
-    "coalesce(pg_catalog.current_setting('mt_paas.tenant', true), ''), "
-    f"coalesce(pg_catalog.current_setting('{LEFT}', true), ''), pg_catalog.current_setting('statement_timeout')"
-)
+_STANDING = """
+    SELECT current_user::text, session_user::text, pg_catalog.current_setting('search_path'),
+           coalesce(pg_catalog.current_setting('mt_paas.tenant', true), ''),
+           coalesce(pg_catalog.current_setting('mt_paas_probe.left', true), ''),
+           (SELECT CAST(setting AS int) FROM pg_catalog.pg_settings WHERE name = 'statement_timeout')
+"""
 
 Examined = Iterator[tuple[str, str]]
 """What a check yields: the rule that does not hold, and what was seen."""
@@ -46,14 +47,14 @@ ONE = select(literal(1))
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What stands on a connection, as the server says."""
+    """What stands on a connection, as the server says; `timeout` is that of statements, in milliseconds."""
 
     role: str
     login: str
     path: str
     tenant: str
     left: str
-    timeout: str
+    timeout: int
 
     @property
     def names(self) -> list[str]:
@@ -142,6 +143,11 @@ class Bench:
         return (await_only(door.aresolve(name)) if self.is_async else door.resolve(name)).resolution
 
     @cached_property
+    def patience_s(self) -> float:
+        """How long a statement may run here."""
+        return min(PATIENCE_S, self.resolution.limits.statement_timeout_s or PATIENCE_S)
+
+    @cached_property
     def stranger(self) -> Pin:
         """The pin of a tenant that there is not."""
         role = f"{InstallationRoles(self.manager.settings.installation).installation}_nobody_0"
@@ -152,7 +158,7 @@ class Bench:
     @contextmanager
     def session(self, **options: Any) -> Iterator[Seen]:
         """Open a session, read only; it is rolled back at the end."""
-        options = {"read_only": True, "commit": False, "statement_timeout_s": PATIENCE_S, **options}
+        options = {"read_only": True, "commit": False, "statement_timeout_s": self.patience_s, **options}
         door = self.manager.get_session(self.tenant.tenant_id, **options)
         if not self.is_async:
             with door as blocking:
