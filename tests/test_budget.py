@@ -252,7 +252,7 @@ def test_the_status_says_who_has_and_who_waits() -> None:
 
 
 def test_a_cell_that_has_some_waits_for_its_own_while_others_were_used_just_now() -> None:
-    """What was used a moment ago will be again: to close it for every burst elsewhere opens one for each transaction."""
+    """What was used a moment ago will be again: closed for a burst elsewhere, it is opened again."""
     shared, a, b = budget(2), member("a"), member("b")
     mine, others = taken(shared, a, 0), taken(shared, b, 0)
     shared.put(others, 1)
@@ -266,7 +266,7 @@ def test_a_cell_that_has_some_waits_for_its_own_while_others_were_used_just_now(
 
 
 def test_cells_whose_turns_come_at_random_seldom_open_connections() -> None:
-    """As many clients as connections, each on a cell of chance: a cell is short of one now and then, and waits a moment."""
+    """As many clients as connections, on cells of chance: each is short of one now and then."""
     chance, shared, cells = Random(7), budget(16), [member(str(number)) for number in range(4)]
     used: list[Slot] = []
     clients: list[Client] = []
