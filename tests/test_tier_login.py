@@ -31,7 +31,7 @@ from mt_paas_db.errors import (
     TenantSuspendedError,
 )
 from tests.conftest import bouncer_for
-from tests.fleet import PASSWORD, Route, Runner, Service
+from tests.fleet import CONNECTION_LOST, PASSWORD, Route, Runner, Service
 from tests.ground_truth import state_but_for_the_log
 from tests.models import Note
 
@@ -315,7 +315,7 @@ def test_a_warm_process_is_told_why(runner: Runner, fleet: Service, manager: Ten
     assert caught.value.reason == "payment"
     manager.resume("hallym")
     for _ in range(20):  # PgBouncer tries a login that failed again after `server_login_retry`
-        with suppress(DBAPIError):
+        with suppress(*CONNECTION_LOST):
             assert read() == ["of hallym"]
             break
         assert runner.route.pooled

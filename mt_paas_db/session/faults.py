@@ -68,7 +68,8 @@ _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
     ("28000", LoginRefusedError, _LOCKED_OUT),
     ('role "[^"]*" does not exist|is not permitted to log in', LoginRefusedError, _LOCKED_OUT),
     ("57P03", ServerUnavailableError, _MOMENT),
-    ("the database system is|server_login_retry", ServerUnavailableError, _MOMENT),
+    ("the database system is", ServerUnavailableError, _MOMENT),
+    ("server_login_retry", ServerUnavailableError, "PgBouncer could not log in to the server: look at its log"),
     ("session is read-only|in hot standby mode|match the target attribute", ServerUnavailableError, _FAILOVER),
     (
         "could not translate host name|failed to resolve host|Name or service not known|name resolution",
@@ -84,6 +85,7 @@ _ENDED = {
 }
 
 _LOST = (  # in words alone: asyncpg keeps the server's last ones without their SQLSTATE, libpq has but its own
+    ("server_login_retry", "PgBouncer could not log in to the server, and tries again in a moment"),
     ("terminating connection due to", _ENDED["57P01"]),
     (
         "closed the connection unexpectedly|closed in the middle of operation|the connection is lost",

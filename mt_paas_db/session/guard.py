@@ -66,7 +66,7 @@ class PinnedConnection(Connection):
         state.level = options.get("isolation_level")
         try:
             self._unseen(super()._begin_impl, transaction)
-        except DBAPIError as error:
+        except (DBAPIError, ServerUnavailableError) as error:
             _explain(self.engine, error)
             raise
 
