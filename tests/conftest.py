@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import make_url
 
 from mt_paas_db.core import TenantManager
+from mt_paas_db.migrate.worker import Worker
 from tests import turns
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
 from tests.mutants import summary
+from tests.nursery import nurseries
 from tests.servers import PgBouncer, PostgresServer, find_postgres
 from tests.servers.choice import ASKED
 from tests.servers.supply import Supply
@@ -95,6 +97,20 @@ def server(supply: Supply) -> Iterator[PostgresServer]:
     """One PostgreSQL for the run."""
     with supply.shared(fsync="off", full_page_writes="off") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def nursery_start() -> Iterator[Any]:
+    """What forks processes for revisions."""
+    with nurseries() as start:
+        yield start
+
+
+@pytest.fixture(autouse=True)
+def nursery(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes for revisions are forked from one that has imported everything; not where they are `own_processes`."""
+    if request.node.get_closest_marker("own_processes") is None:
+        monkeypatch.setattr(Worker, "_start", staticmethod(request.getfixturevalue("nursery_start")))
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ from tests.armada import QUICK, Armada
 from tests.fleet import Service
 from tests.histories import History
 
+pytestmark = pytest.mark.own_processes
+
 TALLY = """
 op.create_table("tally", sa.Column("id", sa.Integer, primary_key=True), sa.Column("x", sa.Integer, nullable=False))
 op.execute("INSERT INTO tally SELECT n, 0 FROM generate_series(1, 5) n")

@@ -50,17 +50,20 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         # Another order of sets and dicts in each kind, so that text that depends on it shows.
-        environment = {**os.environ, "PYTHONHASHSEED": "2" if setup.shifted else "1"}
-        self._process = subprocess.Popen(  # noqa: S603  this interpreter, and a text of ours
+        self._process = self._start({**os.environ, "PYTHONHASHSEED": "2" if setup.shifted else "1"})
+        self._lock = threading.Lock()
+        self._send([*sys.path])
+        self._send(setup)
+
+    @staticmethod
+    def _start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603  this interpreter, and a text of ours
             [sys.executable, "-c", _MAIN],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
             process_group=0,  # Ctrl-C is the parent's to handle
         )
-        self._lock = threading.Lock()
-        self._send([*sys.path])
-        self._send(setup)
 
     def __enter__(self) -> Self:
         return self
