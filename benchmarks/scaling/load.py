@@ -94,11 +94,44 @@ class Picks:
         return choose
 
 
+async def sweep(way: Way, picks: Picks, *, clients: int, times: int) -> None:
+    """Let `clients` visit all tenants together, so many times: after that hardly any table is new to a connection.
+
+    A backend reads what the catalogs say of a table when it first meets it, which costs several times what a visit
+    does, and keeps it for as long as it lives. A service that runs all day has met its tenants.
+    """
+    order = list(range(picks.tenants)) * times
+    random.Random(1).shuffle(order)  # in their own order all clients would be in one cell at a time
+    tenants = iter(order)
+
+    async def client() -> None:
+        for tenant in tenants:
+            _check(await way.author(tenant, 0), picks.names[tenant])
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+
+
 async def closed_loop(
-    way: Way, picks: Picks, *, clients: int, warm_up_s: float, seconds: float, seed: int, stop_at_error: bool = True
+    way: Way,
+    picks: Picks,
+    *,
+    clients: int,
+    warm_up_s: float,
+    seconds: float,
+    seed: int,
+    sweeps: int = 0,
+    stop_at_error: bool = True,
 ) -> Sample:
-    """Let `clients` read one row after the other; count what ends within `seconds` after the warm-up."""
+    """Let `clients` read one row after the other; count what ends within `seconds` after the sweeps and the warm-up."""
     sample = Sample()
+    if sweeps:
+        try:
+            await sweep(way, picks, clients=clients, times=sweeps)
+        except ExceptionGroup as errors:
+            sample.failed(errors.exceptions[0])
+            return sample
     begins = time.perf_counter() + warm_up_s
     ends = begins + seconds
     failed = asyncio.Event()

@@ -41,6 +41,9 @@ Role = Literal["tenant", "catalog"]
 _Key = tuple[str, Role, str | None]
 """Credentials entry, what the engine is for, and the login role where it is not the first cell's."""
 
+LOOK_UPS = 2
+"""Connections for looking up where tenants live, of a process and of each event loop; beside the budget."""
+
 MOST_UNUSED = 256
 """Beyond how many engines those without a connection are let go of: each keeps compiled statements of its own."""
 
@@ -192,8 +195,8 @@ class Engines:
             # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
             return {
                 **options,
-                "pool_size": 1,
-                "max_overflow": 4,
+                "pool_size": LOOK_UPS,
+                "max_overflow": 0,  # one that is opened beyond the others is closed after one use: all cost, no use
                 "pool_timeout": settings.pool_timeout_s,
                 "pool_pre_ping": True,
                 "isolation_level": "AUTOCOMMIT",
