@@ -15,7 +15,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from mt_paas_db.session.budget import Budget, Member, Slot, Waiter
+from mt_paas_db.session.budget import Budget
+from mt_paas_db.session.places import Member, Slot, Waiter
 
 LIMIT, QUANTUM_S, REST_S, STALL_S, IDLE_S = 3, 0.05, 0.2, 0.5, 60.0
 

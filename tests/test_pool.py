@@ -19,10 +19,10 @@ from sqlalchemy import event
 from sqlalchemy.util import greenlet_spawn
 
 from mt_paas_db.errors import PoolExhaustedError
-from mt_paas_db.session import budget, gate, pool
-from mt_paas_db.session.budget import Member, PoolStatus
+from mt_paas_db.session import budget, gate, places, pool
 from mt_paas_db.session.gate import Gate, TaskWaiter
 from mt_paas_db.session.limits import Seat
+from mt_paas_db.session.places import Member, PoolStatus
 from mt_paas_db.session.pool import BudgetPool, wear_out
 
 
@@ -240,7 +240,7 @@ def test_a_listener_hears_who_waited() -> None:
     assert listener.heard == [("checkout", "a"), ("timeout", "b"), ("close", "a"), ("waited", "b")]
 
 
-OURS = {module.__file__ for module in (budget, gate, pool, sqlalchemy.pool.base)}
+OURS = {module.__file__ for module in (budget, gate, places, pool, sqlalchemy.pool.base)}
 
 
 class Interrupt:

@@ -20,9 +20,9 @@ from mt_paas_db.core.limits import UNCHANGED, Unchanged, Usage
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed
 from mt_paas_db.core.settling import Settled
-from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel
+from mt_paas_db.session.places import PoolStatus
 from mt_paas_db.session.raw import RawConnectionContext
 from mt_paas_db.telemetry.exposition import Family
 

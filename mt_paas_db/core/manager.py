@@ -27,9 +27,9 @@ from mt_paas_db.core.models import Models, load_models, metadata_of
 from mt_paas_db.core.progress import Listener, unheard
 from mt_paas_db.core.seed import Seed, load_seed
 from mt_paas_db.errors import ConfigurationError
-from mt_paas_db.session.budget import PoolStatus
 from mt_paas_db.session.door import Door, TenantSessionContext
 from mt_paas_db.session.pin import IsolationLevel, PinOptions
+from mt_paas_db.session.places import PoolStatus
 from mt_paas_db.session.raw import RawConnectionContext
 from mt_paas_db.telemetry.exposition import Family
 

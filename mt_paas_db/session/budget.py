@@ -3,9 +3,6 @@
 It decides only: no driver, no lock, no clock of its own. What is decided is done by `gate`, which holds its lock around
 each call, and closes what stands in `closing`. The same decisions serve a tenant's limit of sessions, with one cell.
 
-A place is taken as long as its `Slot` is open or alive: one that is dropped by whoever was interrupted at the wrong
-moment gives its place back by that (`lost`). So there is no count that an exception could leave wrong.
-
 How places are shared:
 
 - An idle connection serves its own cell at once, the one used last first.
@@ -20,140 +17,13 @@ How places are shared:
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from mt_paas_db.session.places import CellStatus, Member, Place, PoolStatus, Slot, Waiter
 
 OPENING_S = 0.01
 """What a new connection costs: 5 to 10 ms, measured (docs/decisions/0007-one-budget.md)."""
-
-
-class Slot:
-    """A place, and what fills it. Subclasses add the connection.
-
-    Attributes:
-        member: Whose it is, for as long as it lives.
-        since: When it was taken; while it is idle, when it came back.
-        opened_at: When its member got it.
-    """
-
-    member: Member
-    since: float
-    opened_at: float
-
-    @property
-    def filled(self) -> bool:
-        """Whether there is a connection in it."""
-        return False
-
-
-class Member:
-    """One cell's part in a budget, as one pool of it has it.
-
-    Attributes:
-        cell: Its name, as messages and statistics show it.
-        cluster: The settings' entry of its server.
-        make: Makes an empty slot.
-        close: Closes what fills a slot, and then has it freed; called without the lock.
-        waits: Makes a waiter of it.
-        keeps: Whether connections that come back are kept. Not those of a pool that was disposed of.
-        gone: Whether nobody can use its connections any more: its event loop is closed.
-        evictions: How many of its connections were closed for other cells.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "cell",
-        "close",
-        "cluster",
-        "evictions",
-        "gone",
-        "idle",
-        "keeps",
-        "make",
-        "served_at",
-        "waiting",
-        "waits",
-    )
-
-    def __init__(
-        self,
-        cell: str,
-        *,
-        cluster: str,
-        waits: Callable[[Member, float], Waiter],
-        make: Callable[[], Slot],
-        close: Callable[[Slot], None],
-        gone: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.cell = cell
-        self.cluster = cluster
-        self.waits = waits
-        self.make = make
-        self.close = close
-        self.gone = gone
-        self.keeps = True
-        self.evictions = 0
-        self.idle: list[Slot] = []
-        self.waiting: deque[Waiter] = deque()
-        self.served_at = float("-inf")  # when one who waited was last given a slot
-
-
-class Waiter:
-    """One who waits. `slot` is what was given to it meanwhile."""
-
-    def __init__(self, member: Member, since: float) -> None:
-        self.member = member
-        self.since = since
-        self.slot: Slot | None = None
-
-    def wake(self) -> bool:
-        """Have it look again; False where nobody is there any more to do so."""
-        raise NotImplementedError
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until woken, or for so long."""
-        raise NotImplementedError
-
-
-class _Place(weakref.ref[Slot]):
-    """A taken place: it ends with its slot, at the latest."""
-
-    __slots__ = ("closing_since", "key", "member")
-
-    key: int
-    member: Member
-    closing_since: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellStatus:
-    """One cell's connections: `longest_wait_s` is of those who wait now, `oldest_use_s` of those in use now."""
-
-    cell: str
-    in_use: int
-    idle: int
-    waiting: int
-    longest_wait_s: float
-    oldest_use_s: float
-    evictions: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatus:
-    """A process's connections for tenants, now. `evictions` counts since the process began, `cells` are those with any.
-
-    `budget` is None where nothing is pooled.
-    """
-
-    budget: int | None
-    in_use: int = 0
-    idle: int = 0
-    closing: int = 0
-    waiting: int = 0
-    evictions: int = 0
-    cells: tuple[CellStatus, ...] = ()
 
 
 class Budget:
@@ -176,7 +46,7 @@ class Budget:
         quantum_s: float = 10 * OPENING_S,
         rest_s: float = 50 * OPENING_S,
         stall_s: float = 50 * OPENING_S,
-        lost: Callable[[_Place], None] = lambda _: None,
+        lost: Callable[[Place], None] = lambda _: None,
     ) -> None:
         self.limit = limit
         self.evictions = 0
@@ -187,7 +57,7 @@ class Budget:
         self._stall_s = stall_s
         self._lost = lost
         self._sweep_at = float("-inf")
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._waiting: dict[Member, None] = {}
 
     # -- taking
@@ -263,7 +133,7 @@ class Budget:
         self._places.pop(id(slot), None)
         self._hand_on(now)
 
-    def lost(self, place: _Place, now: float) -> None:
+    def lost(self, place: Place, now: float) -> None:
         """Free the place of a slot that nobody gave back."""
         if self._places.get(place.key) is place:
             del self._places[place.key]
@@ -339,7 +209,7 @@ class Budget:
     def _open(self, member: Member, now: float) -> Slot:
         slot = member.make()
         slot.member, slot.since, slot.opened_at = member, now, now
-        place = _Place(slot, self._lost)
+        place = Place(slot, self._lost)
         place.key, place.member, place.closing_since = id(slot), member, None
         self._places[place.key] = place
         return slot

@@ -23,13 +23,13 @@ from mt_paas_db.catalog.identifiers import InstallationRoles, Tier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Placement
 from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
-from mt_paas_db.session.budget import Member, PoolStatus
 from mt_paas_db.session.dialects.pinning import PinState, Refused, state_in
 from mt_paas_db.session.dialects.psycopg import check_libpq
 from mt_paas_db.session.faults import connection_fault, server_fault
 from mt_paas_db.session.gate import Gate
 from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.naming import commenting, unique_texts
+from mt_paas_db.session.places import Member, PoolStatus
 from mt_paas_db.session.pool import BudgetPool
 from mt_paas_db.session.pooler import Driver, PoolerProfile, login_unknown
 from mt_paas_db.telemetry.probe import Telemetry

@@ -4,7 +4,7 @@ Nobody waits for the lock for longer than a decision takes. What is given back i
 collector in the same thread, stays in an inbox until that decision is made. Connections are closed without the lock.
 
 An exception may come at any point, in threads too (KeyboardInterrupt). What was taken and not handed out yet is dropped
-by it, and gives its place back by that; see `budget`. The lock is only ever taken by `with`: between ``acquire()`` and
+by it, and gives its place back by that; see `places`. The lock is only ever taken by `with`: between ``acquire()`` and
 ``try`` there is room for an interrupt, and the lock would be held for ever.
 """
 
@@ -23,7 +23,8 @@ from typing import Any, Protocol
 from sqlalchemy.util import await_only
 
 from mt_paas_db.errors import PoolExhaustedError
-from mt_paas_db.session.budget import Budget, Member, PoolStatus, Slot, Waiter
+from mt_paas_db.session.budget import Budget
+from mt_paas_db.session.places import Member, PoolStatus, Slot, Waiter
 
 
 class PoolListener(Protocol):

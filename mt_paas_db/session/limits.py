@@ -10,8 +10,8 @@ from sqlalchemy.util import greenlet_spawn
 
 from mt_paas_db.catalog.values import Resolution
 from mt_paas_db.errors import PoolExhaustedError
-from mt_paas_db.session.budget import Member, PoolStatus, Slot
 from mt_paas_db.session.gate import Gate, TaskWaiter, ThreadWaiter
+from mt_paas_db.session.places import Member, PoolStatus, Slot
 
 
 class Seat(Slot):

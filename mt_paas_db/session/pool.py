@@ -17,8 +17,8 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from mt_paas_db.session.budget import Member, Slot
 from mt_paas_db.session.gate import Gate, TaskWaiter, ThreadWaiter
+from mt_paas_db.session.places import Member, Slot
 
 
 class PooledRecord(_ConnectionRecord, Slot):
