@@ -165,15 +165,16 @@ SELECT 1 / pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('mt_
 PREPARE mt_paas_db_unlock (text) AS
 SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('mt_paas.migrate ' || $1, 0));
 
--- name: prepare_unmarked
--- Fails with a division by zero where an interrupted revision has left its mark on a version table, and where there is
--- no such table.
-PREPARE mt_paas_db_unmarked (text) AS
-SELECT 1 / (NOT EXISTS (SELECT FROM pg_catalog.pg_description d
-                         WHERE d.objoid = $1::regclass
-                           AND d.classoid = 'pg_catalog.pg_class'::regclass
-                           AND d.objsubid = 0
-                           AND pg_catalog.starts_with(d.description, 'mt_paas_db interrupted ')))::int;
+-- name: prepare_swapped
+-- Fails with a division by zero unless the transaction has swapped the version of a tenant, and where an interrupted
+-- revision has left its mark on the version table.
+PREPARE mt_paas_db_swapped (text, text) AS
+SELECT 1 / (current_setting('mt_paas.swapped', true) IS NOT DISTINCT FROM $2
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_description d
+                             WHERE d.objoid = $1::regclass
+                               AND d.classoid = 'pg_catalog.pg_class'::regclass
+                               AND d.objsubid = 0
+                               AND pg_catalog.starts_with(d.description, 'mt_paas_db interrupted ')))::int;
 
 -- name: prepare_record
 -- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, and whether it is thought

@@ -128,9 +128,10 @@ def test_one_that_stands_elsewhere_is_not_touched(yard: Yard, versions: str, oth
     assert before is None or yard.found(moved) == before
 
 
-def test_without_the_swap_one_at_no_revision_would_get_the_second(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broken twin: a plain UPDATE finds no row, and nobody hears of it."""
-    monkeypatch.setattr(message, "_swap", lambda target, _, new: f"UPDATE {target.versions} SET version_num = '{new}'")
+def test_without_its_guard_one_at_no_revision_would_get_the_second(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin: an UPDATE finds no row, and nobody hears of it."""
+    really = message.guard
+    monkeypatch.setattr(message, "guard", lambda *about: [next(iter(really(*about)))])
     target = yard.target("a", "")
     assert [one.error for one in yard.send([target], script(ADD))] == [None]
     assert yard.found(target) == ([], True)

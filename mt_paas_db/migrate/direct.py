@@ -92,7 +92,7 @@ def _prove(connection: psycopg.Connection[Any], *, owner: str, entry: str) -> No
     row = connection.execute("SELECT current_setting(%s, true)", (_PROOF,)).fetchone()
     if row is None or row[0] != "on":
         raise PooledConnectionError(entry)
-    for name in ("prepare_lock", "prepare_lock_until_commit", "prepare_unlock", "prepare_unmarked"):
+    for name in ("prepare_lock", "prepare_lock_until_commit", "prepare_unlock", "prepare_swapped"):
         connection.execute(queries("migrate")[name].encode())
     try:
         connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))

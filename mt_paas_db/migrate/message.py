@@ -123,12 +123,11 @@ def begin(patience: Patience) -> Iterator[Statement]:
 def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = None) -> Iterator[Statement]:
     """Hold the version table, and fail with a division by zero unless the tenant stands where it is thought to.
 
-    From one revision `to` another the version is written along with that, which is cheaper than a lock and a look; a
-    null that its table does not take stands for the division.
+    From one revision `to` another the version is written first, which is cheaper than a lock and a look.
     """
     if mark is None and len(heads) == 1 and to is not None and len(to) == 1:
-        yield Statement("guard", f"EXECUTE mt_paas_db_unmarked({literal(target.versions)})")
         yield Statement("swap", _swap(target, heads[0], to[0]))
+        yield Statement("guard", f"EXECUTE mt_paas_db_swapped({literal(target.versions)}, {literal(to[0])})")
         return
     if not heads and mark is None:
         yield Statement("guard", version_table(target))
@@ -143,12 +142,11 @@ def guard(target: Target, heads: Heads, mark: Mark | None, to: Heads | None = No
 
 
 def _swap(target: Target, old: str, new: str) -> str:
-    # Every row is written, so that one at another revision, which becomes null, is no less a reason to stop than none,
-    # for which a null is inserted. A version table, as Alembic makes it, has no nulls.
+    # Every row is written, so that one at another revision, which becomes null, is no less a reason to stop than none.
+    # A null is what a version table does not take; that there was a row is what `mt_paas.swapped` tells.
     return (
-        f"MERGE INTO {target.versions} USING (SELECT) one ON true"
-        f" WHEN MATCHED THEN UPDATE SET version_num = CASE version_num WHEN {literal(old)} THEN {literal(new)} END"
-        " WHEN NOT MATCHED THEN INSERT (version_num) VALUES (NULL)"
+        f"UPDATE {target.versions} SET version_num = CASE version_num WHEN {literal(old)}"
+        f" THEN pg_catalog.set_config('mt_paas.swapped', {literal(new)}, true) END"
     )
 
 
