@@ -177,54 +177,51 @@ SELECT 1 / (current_setting('mt_paas.swapped', true) IS NOT DISTINCT FROM $2
                                AND pg_catalog.starts_with(d.description, 'mt_paas_db interrupted ')))::int;
 
 -- name: prepare_record
--- What the transaction that migrates a tenant records of it: run, generation, heads, attempts, and whether it is thought
--- to be read-only. Fails with a division by zero where it is not what it was thought to be; whoever makes it so
--- meanwhile waits for the end of this transaction, and finds what was made in it.
-PREPARE mt_paas_db_record (bigint, bigint, text[], int, boolean) AS
+-- What the transaction that migrates a tenant copies of it: generation, heads, and whether it is thought to be read-only.
+-- Fails with a division by zero where it is not what it was thought to be; whoever makes it so meanwhile waits for the
+-- end of this transaction, and finds what was made in it. No row: it is deleted.
+PREPARE mt_paas_db_record (bigint, text[], boolean) AS
 WITH place AS MATERIALIZED (
-    SELECT 1 / ((t.state = 'read_only') = $5)::int AS held
+    SELECT t.generation, 1 / ((t.state = 'read_only') = $3)::int AS held
       FROM mt_paas.tenant t
-     WHERE t.generation = $2
+     WHERE t.generation = $1
        FOR NO KEY UPDATE
-), copied AS (
-    INSERT INTO mt_paas.tenant_revision (generation, heads)
-    SELECT $2, $3 WHERE $2 > 0
-        ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = clock_timestamp()
 )
-UPDATE mt_paas.outcome o
-   SET state = 'migrated', verified = NULL, message = NULL, to_heads = $3, attempts = $4, ended_at = clock_timestamp(),
-       sqlstate = NULL, statement = NULL,
-       seconds = extract(epoch FROM clock_timestamp()) - coalesce(
-           CAST(nullif(current_setting('mt_paas.began', true), '') AS numeric),
-           extract(epoch FROM transaction_timestamp()))
- WHERE o.run_id = $1 AND o.generation = $2 AND coalesce((SELECT held FROM place), 1) = 1
-RETURNING o.state, o.seconds;
+INSERT INTO mt_paas.tenant_revision (generation, heads)
+SELECT p.generation, $2 FROM place p WHERE p.held = 1
+    ON CONFLICT (generation) DO UPDATE SET heads = excluded.heads, recorded_at = clock_timestamp()
+RETURNING extract(epoch FROM clock_timestamp())::float8 - coalesce(
+              CAST(nullif(current_setting('mt_paas.began', true), '') AS float8),
+              extract(epoch FROM transaction_timestamp())::float8) AS seconds,
+          extract(epoch FROM clock_timestamp())::float8 AS ended_at;
 
--- name: prepare_alike
--- Which of the tenants that a run has migrated have the structure they must have, in which relations; of those it is
--- recorded. Bound are run, generations, schemas, roles, the fingerprint, and the relations.
-PREPARE {name} (bigint, bigint[], text[], text[], text, text[]) AS
-WITH found AS MATERIALIZED (
-    SELECT t.generation, ({fingerprint}) IS NOT DISTINCT FROM $5 AS same
-      FROM unnest($2, $3, $4) t (generation, schema, role)
+-- name: prepare_migrated
+-- What has become of tenants that a run has migrated, right after: run, heads, generations, and of each attempts, seconds,
+-- the end, schema and role; the fingerprint of what they must be, and the relations that it is of. Yields whether they are.
+PREPARE {name} (bigint, text[], bigint[], int[], float8[], float8[], text[], text[], text, text[]) AS
+WITH done AS MATERIALIZED (
+    SELECT t.generation, t.attempts, t.seconds, t.ended_at, {same} AS same
+      FROM unnest($3, $4, $5, $6, $7, $8) t (generation, attempts, seconds, ended_at, schema, role)
 )
 UPDATE mt_paas.outcome o
-   SET verified = true, ended_at = clock_timestamp()
-  FROM found f
- WHERE f.same AND o.run_id = $1 AND o.generation = f.generation AND o.state = 'migrated'
-RETURNING o.generation;
+   SET state = 'migrated', to_heads = $2, attempts = d.attempts, seconds = d.seconds, verified = nullif(d.same, false),
+       ended_at = to_timestamp(d.ended_at), sqlstate = NULL, statement = NULL, message = NULL
+  FROM done d
+ WHERE o.run_id = $1 AND o.generation = d.generation
+RETURNING o.generation, d.same;
 
 -- name: uncompared
--- Tenants that a run has migrated and was to compare, and did not, as it was killed in between.
+-- Tenants that a run has migrated and was to compare, and did not, as it was killed in between: by their outcome, or by
+-- the copy alone where it was killed before it wrote that.
 SELECT o.generation
   FROM mt_paas.run r
   JOIN mt_paas.outcome o USING (run_id)
+  JOIN mt_paas.tenant_revision t USING (generation)
  WHERE r.state <> 'succeeded'
    AND r.action <> 'stamp'
    AND (r.options ->> 'verify')::boolean
-   AND o.state = 'migrated'
+   AND (o.state = 'migrated' OR o.state = 'not_attempted' AND t.heads <> o.from_heads)
    AND o.verified IS NOT TRUE
-   AND o.generation > 0
    AND NOT EXISTS (SELECT FROM mt_paas.outcome n WHERE n.generation = o.generation AND n.run_id > o.run_id);
 
 -- name: left_behind

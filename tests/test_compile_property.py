@@ -118,8 +118,7 @@ class Yard:
             per_revision=False,
             allow_destructive=True,
             shared_schemas=(),
-            run_id=None,
-            attempts=1,
+            at_home=False,
             final=to == "heads",
         )
         answer = run_online(scripts, order)

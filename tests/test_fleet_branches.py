@@ -317,8 +317,7 @@ def test_who_did_not_come_to_the_end_did_not_succeed(service: Service, tmp_path:
             per_revision=False,
             allow_destructive=True,
             shared_schemas=(),
-            run_id=None,
-            attempts=1,
+            at_home=False,
             final=False,
         )
         answer = run_online(ground.scripts, order)

@@ -211,9 +211,8 @@ class Abattoir:
         def work() -> None:
             migrator = Migrator(self.assignment)
             arm()
-            outcome = migrator.migrate(position.target, ("a1",), self.ground.compiler, attempts=1)
-            assert outcome is not None
-            assert outcome.state == "migrated"
+            assert migrator.migrate(position.target, ("a1",), self.ground.compiler, attempts=1) is None
+            assert [outcome.state for _, outcome in migrator.settle()] == ["migrated"]
 
         code = ended(forked(work))
         assert code in (0, -signal.SIGKILL), code
@@ -387,8 +386,7 @@ def online_until(abattoir: Abattoir, tenant: str, at: int) -> bool:
         per_revision=False,
         allow_destructive=False,
         shared_schemas=(),
-        run_id=abattoir.assignment.run_id,
-        attempts=1,
+        at_home=True,
         final=True,
     )
 

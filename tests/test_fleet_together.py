@@ -55,7 +55,7 @@ class Yard:
 
     def send(self, targets: list[Target], script: Script) -> list[Tried]:
         def record(target: Target) -> apply.Record:
-            return lambda heads: [f"SELECT '{target.tenant_id} {heads[0]}' AS state, 0.5 AS seconds"]
+            return lambda heads: [f"SELECT {ord(target.tenant_id)} AS seconds, {heads[0][1:]} AS ended_at"]
 
         return self.application.carry_out_each(targets, script, [record(target) for target in targets])
 
@@ -87,7 +87,7 @@ def yard(service: Service) -> Iterator[Yard]:
 def test_each_is_a_transaction_with_a_record_of_its_own(yard: Yard) -> None:
     targets = yard.targets("a", "b", "c")
     tried = yard.send(targets, script(ADD, FILL))
-    assert [one.recorded.state for one in tried if one.recorded] == ["a a2", "b a2", "c a2"]
+    assert [one.recorded for one in tried] == [(ord("a"), 2), (ord("b"), 2), (ord("c"), 2)]
     assert [yard.found(target) for target in targets] == [AFTER] * 3
 
 

@@ -78,13 +78,13 @@ def test_a_later_wave_knows_what_the_first_one_changed(armada: Armada, monkeypat
     armada.history.add("a2", ADD_TITLE, after="a1")
     assert armada.fleet().upgrade(selection=Selection(tenants=("hallym",)), options=QUICK).ok
     used: list[ledger.Likeness] = []
-    alike = ledger.alike
+    write = ledger.write_migrated
 
     def spy(*args: Any) -> frozenset[int]:
         used.append(args[-1])
-        return alike(*args)
+        return write(*args)
 
-    monkeypatch.setattr(ledger, "alike", spy)
+    monkeypatch.setattr(ledger, "write_migrated", spy)
     report = armada.fleet().upgrade(options=QUICK)
     assert report.ok
     assert report.migrated == 2
@@ -109,18 +109,31 @@ def test_who_was_migrated_by_a_run_that_ended_before_it_compared_them_is_compare
     armada.ask("korea", "CREATE TABLE stray (id int)")
 
     def fall(self: Migrator) -> list[Any]:
-        if self.must_compare:
+        if self.must_settle:
             raise RuntimeError("killed")
         return []
 
     with monkeypatch.context() as patched:
-        patched.setattr(Migrator, "compare", fall)
+        patched.setattr(Migrator, "settle", fall)
         with pytest.raises(RuntimeError, match="killed"):
             armada.fleet().upgrade(selection=Selection(tenants=("korea",)), options=QUICK)
-    assert armada.heads("korea") == ("a2",)
+    assert armada.heads("korea") == armada.recorded("korea") == ("a2",)
+    assert armada.outcomes(armada.fleet().show()[0].run_id) == {"korea": "not_attempted"}
     options = replace(QUICK, max_failures=3)
     report = armada.fleet().upgrade(options=options) if again == "upgrade" else armada.fleet().resume(options=options)
     assert {failure.tenant_id for failure in report.failures} == {"korea"}
+
+
+def test_what_became_of_each_is_written_whether_compared_or_not(armada: Armada) -> None:
+    armada.history.add("a2", ADD_TITLE, after="a1")
+    report = armada.fleet().upgrade(options=replace(QUICK, verify=False))
+    _, outcomes = armada.fleet().show(report.run_id)
+    found = [o for o in outcomes if o["generation"] > 0]
+    assert [(o["state"], o["verified"], o["attempts"], o["to_heads"]) for o in found] == [
+        ("migrated", None, 1, ["a2"])
+    ] * 3
+    run = armada.fleet().show(report.run_id)[0]
+    assert all(run.started_at < o["ended_at"] < run.ended_at and 0 < o["seconds"] < 5 for o in found)
 
 
 def test_one_that_the_comparison_breaks_on_is_no_reason_not_to_look_at_the_others(
@@ -132,7 +145,7 @@ def test_one_that_the_comparison_breaks_on_is_no_reason_not_to_look_at_the_other
     def broken(*_: Any) -> frozenset[int]:
         raise psycopg.errors.InternalError_("cache lookup failed for relation 4711")
 
-    monkeypatch.setattr(ledger, "alike", broken)
+    monkeypatch.setattr(ledger, "write_migrated", broken)
     report = armada.fleet().upgrade(options=replace(QUICK, max_failures=3))
     assert {failure.tenant_id for failure in report.failures} == {"korea"}
     with armada.fleet().ground() as ground:

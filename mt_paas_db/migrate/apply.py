@@ -26,7 +26,7 @@ from mt_paas_db.migrate.script import Heads, Mark, Script, Step
 from mt_paas_db.migrate.statements import concurrent_index, idempotent_outside_transaction, tokens
 
 Record = Callable[[Heads], list[str]]
-"""Returns SQL that records a tenant at these heads, in the transaction that brings it there."""
+"""Returns SQL that copies that a tenant is at these heads, in the transaction that brings it there."""
 
 DIVISION_BY_ZERO = "22012"
 
@@ -64,10 +64,10 @@ class Whereabouts(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What the record yielded."""
+    """What the record yielded: how long the tenant's transaction took, and when it ended, in seconds since 1970."""
 
-    state: str
     seconds: float
+    ended_at: float
 
 
 class Tried(NamedTuple):
@@ -283,8 +283,8 @@ class Application:
     def _recorded(results: Sequence[pq.abc.PGresult]) -> Recorded | None:
         """Return what the record yielded: the last result of two columns named so."""
         for result in reversed(results):
-            if [result.fname(n) for n in range(result.nfields)] == [b"state", b"seconds"] and result.ntuples:
-                return Recorded((result.get_value(0, 0) or b"").decode(), float(result.get_value(0, 1) or 0))
+            if [result.fname(n) for n in range(result.nfields)] == [b"seconds", b"ended_at"] and result.ntuples:
+                return Recorded(float(result.get_value(0, 0) or 0), float(result.get_value(0, 1) or 0))
         return None
 
 

@@ -1,8 +1,8 @@
-"""Whether migrated tenants came out like the reference: as a rule many are asked for in one query.
+"""Migrated tenants, of which it is yet to be written down, and to be seen whether they came out like the reference.
 
-A tenant's transaction records that it was migrated, and not that it was compared: to start the query costs more than
-to compare one tenant by it. Who is not alike at first sight is looked at closely, as it is by then. A run that is
-killed in between leaves migrated tenants that nobody has compared; the next one compares them.
+A tenant's transaction copies where it stands, and no more: to start the query that compares, and writes the outcome,
+costs more than to do so for one tenant. Who is not alike at first sight is looked at closely, as it is by then. A run
+that is killed in between leaves migrated tenants that nobody has compared; the next one compares them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mt_paas_db.migrate import structure
 from mt_paas_db.migrate.apply import look
 from mt_paas_db.migrate.ledger import Expected, Likeness, Outcome
 from mt_paas_db.migrate.message import Target
+from mt_paas_db.migrate.script import Heads
 from mt_paas_db.migrate.verify import compare
 
 NOT_LIKE_REFERENCE = (
@@ -34,23 +35,23 @@ class Migrated(NamedTuple):
 
 
 class Waiting:
-    """Migrated tenants that are yet to be compared.
+    """Migrated tenants that are yet to be settled: compared, where there is a likeness, and written down.
 
-    The first is compared by itself, then two together, then four: what is wrong with all is seen soon. Where a
+    The first is settled by itself, then two together, then four: what is wrong with all is seen soon. Where a
     migration takes long, none waits for others.
     """
 
     def __init__(self) -> None:
-        self._groups: dict[Likeness, list[Migrated]] = {}
+        self._groups: dict[tuple[Likeness | None, Heads], list[Migrated]] = {}
         self._number = 0
         self._enough = 1
         self._since = 0.0
 
-    def add(self, migrated: Migrated, likeness: Likeness) -> None:
-        """Have a tenant compared."""
+    def add(self, migrated: Migrated, likeness: Likeness | None) -> None:
+        """Have a tenant settled."""
         if not self._number:
             self._since = time.monotonic()
-        self._groups.setdefault(likeness, []).append(migrated)
+        self._groups.setdefault((likeness, migrated.outcome.heads), []).append(migrated)
         self._number += 1
 
     @property
@@ -60,11 +61,11 @@ class Waiting:
             return False
         return self._number >= self._enough or time.monotonic() - self._since >= _LONGEST_S
 
-    def take(self) -> dict[Likeness, list[Migrated]]:
-        """Return those to compare, by what they are compared with; they wait no more."""
+    def take(self) -> list[tuple[Likeness | None, list[Migrated]]]:
+        """Return those to settle together, with what they are compared with; they wait no more."""
         self._enough = min(2 * self._enough, _MOST) if self._number >= self._enough else 1
         groups, self._groups, self._number = self._groups, {}, 0
-        return groups
+        return [(likeness, group) for (likeness, _), group in groups.items()]
 
 
 def look_closely(

@@ -1,7 +1,7 @@
 """What the catalog knows of the fleet's migrations: where each tenant stands, the runs, and each tenant's outcome.
 
-A run's outcomes are written down before the first tenant is touched, as not attempted. A tenant of the catalog's own
-database records its outcome in the transaction that migrates it; the others right after.
+A run's outcomes are written down before the first tenant is touched, as not attempted, and right after each was. Where
+a tenant of the catalog's own database stands is copied in the transaction that brings it there.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
     sqlstate: str | None = None
     statement: str | None = None
     message: str | None = None
-    recorded: bool = False
-    """Whether the transaction that migrated the tenant has recorded just this."""
+    ended_at: float | None = None
+    """When the transaction ended that migrated the tenant and copied where it stands, in seconds since 1970."""
 
 
 class Run(NamedTuple):
@@ -253,14 +253,13 @@ class Expected:
         return self.changes.get(heads, self.whole)
 
 
-def record(run_id: int, target: Target, heads: Heads, attempts: int) -> list[str]:
-    """Return SQL that records a tenant as migrated, in the transaction that migrates it; `prepare` comes before.
+def record(target: Target, heads: Heads) -> list[str]:
+    """Return SQL that copies where a tenant stands, in the transaction that migrates it; `prepare` comes before.
 
-    Of a read-only tenant what was made is withheld, too. The last statement yields state and seconds.
+    Of a read-only tenant what was made is withheld, too. The last statement yields the seconds it took, and its end.
     """
     read_only = target.state == TenantState.READ_ONLY
-    values = f"{run_id}, {target.generation}, {literal(heads)}, {attempts}, {read_only}"
-    execute = f"EXECUTE mt_paas_db_record({values})"
+    execute = f"EXECUTE mt_paas_db_record({target.generation}, {literal(heads)}, {read_only})"
     return [_withhold_again(target), execute] if read_only else [execute]
 
 
@@ -278,36 +277,56 @@ def _withhold_again(target: Target) -> str:
 # -- what they have come to
 
 
-def alike(
+def write_migrated(
     connection: psycopg.Connection[Any],
     prepared: set[str],
     run_id: int,
-    targets: Sequence[Target],
-    likeness: Likeness,
+    migrated: Sequence[tuple[Target, Outcome]],
+    likeness: Likeness | None,
 ) -> frozenset[int]:
-    """Return which of the tenants that a run has migrated are as they must be, and record that: one query.
+    """Write down what became of tenants that came to the same heads; return which are as they must be: one query.
 
-    What it takes is prepared on the connection, unless it is in `prepared`.
+    What it takes is prepared on the connection, unless it is in `prepared`. Without a likeness none is compared.
     """
-    scope = likeness.scope
-    name = "mt_paas_db_alike" + ("" if scope.relations is None else "_in") + ("_besides" if scope.besides else "")
+    scope = likeness.scope if likeness is not None else None
+    name = "mt_paas_db_migrated"
+    if scope is not None:
+        name += "_alike" + ("" if scope.relations is None else "_in") + ("_besides" if scope.besides else "")
     if name not in prepared:
-        connection.execute(_alike(name, whole=scope.relations is None, besides=scope.besides).encode())
+        connection.execute(_migrated(name, scope).encode())
         prepared.add(name)
-    generations = f"ARRAY[{', '.join(str(target.generation) for target in targets)}]::bigint[]"
-    schemas = [target.schema for target in targets]
-    roles = [target.role or target.schema for target in targets]
-    values = f"{literal(schemas)}, {literal(roles)}, {literal(likeness.fingerprint)}, {literal(scope.relations)}"
-    found = connection.execute(f"EXECUTE {name}({run_id}, {generations}, {values})".encode())
-    return frozenset(generation for (generation,) in found)
+    outcomes = [outcome for _, outcome in migrated]
+    values = [
+        literal(run_id),
+        literal(outcomes[0].heads),
+        _numbers([target.generation for target, _ in migrated], "bigint"),
+        _numbers([outcome.attempts for outcome in outcomes], "int"),
+        _numbers([outcome.seconds for outcome in outcomes], "float8"),
+        _numbers([outcome.ended_at for outcome in outcomes], "float8"),
+        literal([target.schema for target, _ in migrated]),
+        literal([target.role or target.schema for target, _ in migrated]),
+        literal(likeness.fingerprint if likeness is not None else None),
+        literal(scope.relations if scope is not None else None),
+    ]
+    found = connection.execute(f"EXECUTE {name}({', '.join(values)})".encode())
+    return frozenset(generation for generation, same in found if same)
+
+
+def _numbers(values: Sequence[float | None], kind: str) -> str:
+    return f"ARRAY[{', '.join('NULL' if value is None else str(value) for value in values)}]::{kind}[]"
 
 
 @cache
-def _alike(name: str, *, whole: bool, besides: bool) -> str:
+def _migrated(name: str, scope: Scope | None) -> str:
     # A statement for each kind, not one with conditions: a large plan costs even where it is not executed.
-    relations = None if whole else "$6"
-    fingerprint = structure.fingerprint_sql(schema="t.schema", role="t.role", besides=besides, relations=relations)
-    return ddl("migrate", "prepare_alike", name=name, fingerprint=sql.SQL(fingerprint))
+    if scope is None:
+        return ddl("migrate", "prepare_migrated", name=name, same=sql.SQL("NULL::boolean"))
+    relations = None if scope.relations is None else "$10"
+    fingerprint = structure.fingerprint_sql(
+        schema="t.schema", role="t.role", besides=scope.besides, relations=relations
+    )
+    same = sql.SQL("(({fingerprint}) IS NOT DISTINCT FROM $9)").format(fingerprint=sql.SQL(fingerprint))
+    return ddl("migrate", "prepare_migrated", name=name, same=same)
 
 
 def uncompared(connection: psycopg.Connection[Any]) -> frozenset[int]:

@@ -93,15 +93,15 @@ class Migrator:
                 with suppress(psycopg.Error):  # it is going anyway
                     connection.cancel_safe(timeout=5)
 
-    def try_together(self, tenants: Sequence[tuple[Move, int]], compiler: Compiler) -> list[Tried]:
-        """Send several tenants, which start from one place on one server, in one message: each with its attempts.
+    def try_together(self, tenants: Sequence[Move], compiler: Compiler) -> list[Tried]:
+        """Send several tenants, which start from one place on one server, in one message.
 
         Return what became of them, for `migrate`, up to the first that failed; nothing where they cannot be sent
         together, or one of them is alone.
         """
         if len(tenants) < 2:
             return []
-        (first, heads, _wave), _ = tenants[0]
+        first, heads, _wave = tenants[0]
         try:
             script = compiler.compile(self.assignment.action, heads, self._fixed(heads, compiler))
         except TenancyError:
@@ -110,8 +110,8 @@ class Migrator:
             return []
         try:
             application = self._application(first.entry)
-            records = [self._record(move.target, attempts) for move, attempts in tenants]
-            return application.carry_out_each([move.target for move, _ in tenants], script, records)
+            targets = [move.target for move in tenants]
+            return application.carry_out_each(targets, script, [self._record(target) for target in targets])
         except (ServerUnavailableError, psycopg.OperationalError) as error:
             return [Tried(None, error)] * len(tenants)
 
@@ -120,7 +120,7 @@ class Migrator:
     ) -> Outcome | None:
         """Bring a tenant from `heads`, where it is thought to stand, to the destination; record and return how it went.
 
-        None: it was migrated, and is compared by `compare`, which returns its outcome. `tried` is what came of it when
+        None: it was migrated, and is settled by `settle`, which returns its outcome. `tried` is what came of it when
         it was sent together with others: what is to be done then is the same.
 
         Raises:
@@ -128,25 +128,24 @@ class Migrator:
             ServerUnavailableError: The server was lost, and is not back; what the tenant knows decides later.
         """
         outcome, likeness = self._outcome(target, heads, compiler, attempts, tried)
-        if likeness is not None:
+        if outcome.ended_at is not None:
             self._waiting.add(Migrated(target, outcome), likeness)
             return None
-        if not outcome.recorded:
-            self._write(target, outcome)
+        self._write(target, outcome)
         return outcome
 
     @property
-    def must_compare(self) -> bool:
-        """Whether it is time for `compare`."""
+    def must_settle(self) -> bool:
+        """Whether it is time for `settle`."""
         return self._waiting.due
 
-    def compare(self) -> list[Migrated]:
-        """Compare what has been migrated and was not compared; record and return how each came out.
+    def settle(self) -> list[Migrated]:
+        """Compare what has been migrated, where it is to be compared; write down and return how each came out.
 
         Raises `ServerUnavailableError` where the server was lost, and did not come back in time.
         """
-        groups = self._waiting.take().items()
-        return [done for likeness, group in groups for done in self._persistently(self._compare, group, likeness)]
+        groups = self._waiting.take()
+        return [done for likeness, group in groups for done in self._persistently(self._settle, group, likeness)]
 
     def give_up(self, target: Target, outcome: Outcome) -> None:
         """Record what became of a tenant that is not tried again. Raises `ServerUnavailableError`."""
@@ -204,7 +203,7 @@ class Migrator:
             final = stretch.end == script.end
             try:
                 if tried is None:
-                    recorded = self._carry_out(target, stretch, compiler, attempts, mark=mark, final=final)
+                    recorded = self._carry_out(target, stretch, compiler, mark=mark, final=final)
                 else:
                     answer, tried = tried, None
                     if answer.error is not None:
@@ -257,11 +256,10 @@ class Migrator:
         return there
 
     def _carry_out(
-        self, target: Target, script: Script, compiler: Compiler, attempts: int, *, mark: Mark | None, final: bool
+        self, target: Target, script: Script, compiler: Compiler, *, mark: Mark | None, final: bool
     ) -> Recorded | None:
-        """Carry out a stretch of the way; the `final` one is recorded."""
+        """Carry out a stretch of the way; with the `final` one is copied where it leads."""
         assignment = self.assignment
-        at_home = target.entry == assignment.home
         if script.way == "online":
             order = Order(
                 dsn=assignment.direct.dsn(target.entry),
@@ -275,20 +273,18 @@ class Migrator:
                 per_revision=script.per_revision,
                 allow_destructive=assignment.options.allow_destructive,
                 shared_schemas=assignment.shared_schemas,
-                run_id=assignment.run_id if at_home else None,
-                attempts=attempts,
+                at_home=target.entry == assignment.home,
                 final=final,
             )
             return self._online(order, compiler)
-        record = self._record(target, attempts) if final else None
+        record = self._record(target) if final else None
         return self._application(target.entry).carry_out(target, script, mark=mark, record=record)
 
-    def _record(self, target: Target, attempts: int) -> Record | None:
-        """Return what records a tenant in its own transaction; None where that is in another database."""
-        assignment = self.assignment
-        if target.entry != assignment.home:
+    def _record(self, target: Target) -> Record | None:
+        """Return what copies where a tenant stands; None where its transaction cannot, or it is no tenant."""
+        if target.entry != self.assignment.home or target.generation <= 0:
             return None
-        return lambda heads: ledger.record(assignment.run_id, target, heads, attempts)
+        return lambda heads: ledger.record(target, heads)
 
     def _online(self, order: Order, compiler: Compiler) -> Recorded | None:
         key = id(compiler)
@@ -323,25 +319,29 @@ class Migrator:
         self, target: Target, script: Script, recorded: Recorded | None, attempts: int
     ) -> tuple[Outcome, Likeness | None]:
         """Return how it went, and what the tenant is yet to be compared with: as a rule it is, with others."""
-        seconds = recorded.seconds if recorded is not None else None
-        outcome = Outcome("migrated", script.end, attempts, seconds, recorded=recorded is not None)
+        outcome = Outcome("migrated", script.end, attempts)
+        if recorded is not None:
+            outcome = outcome._replace(seconds=recorded.seconds, ended_at=recorded.ended_at)
         expected = self._expected(script)
         if expected is None:
             return outcome, None
         likeness = expected.of_one_from(script.start)
-        # A read-only tenant has less rights than the reference. What another server says is recorded here.
+        # A read-only tenant has less rights than the reference. What another server says is written here.
         if recorded is not None and target.state != TenantState.READ_ONLY:
             return outcome, likeness
         found = look_closely(self._connection(target.entry), Migrated(target, outcome), expected, likeness)
-        return found._replace(recorded=False), None
+        return found._replace(ended_at=None), None
 
-    def _compare(self, group: Sequence[Migrated], likeness: Likeness) -> list[Migrated]:
+    def _settle(self, group: Sequence[Migrated], likeness: Likeness | None) -> list[Migrated]:
         try:
-            targets = [one.target for one in group]
-            alike = ledger.alike(self._home(), self._prepared, self.assignment.run_id, targets, likeness)
+            alike = ledger.write_migrated(self._home(), self._prepared, self.assignment.run_id, group, likeness)
         except psycopg.Error as error:
-            self._raise_if_lost(error, "while tenants were compared")
+            self._raise_if_lost(error, "while the outcomes of tenants were recorded")
+            if likeness is None:
+                raise
             alike = frozenset()  # one may be on its way out, and is no reason not to look at the others
+        if likeness is None:
+            return list(group)
         return [
             one._replace(outcome=one.outcome._replace(verified=True))
             if one.target.generation in alike

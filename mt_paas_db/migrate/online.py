@@ -41,7 +41,7 @@ from mt_paas_db.migrate.worker import on_cancel
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One tenant's way, to be run online. `run_id` is None where nothing is recorded on this connection."""
+    """One tenant's way, to be run online."""
 
     dsn: str
     owner: str
@@ -54,10 +54,10 @@ class Order:
     per_revision: bool
     allow_destructive: bool
     shared_schemas: tuple[str, ...]
-    run_id: int | None
-    attempts: int
+    at_home: bool
+    """Whether the catalog is in this database, and where the tenant stands is copied in its own transaction."""
     final: bool
-    """Whether it leads to where the run does, and is recorded."""
+    """Whether it leads to where the run does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _connection(order: Order) -> tuple[psycopg.Connection[Any], Engine]:
     if known is not None and not known[0].closed:
         return known
     connection = connect(order.dsn, owner=order.owner, entry=order.target.entry)
-    if order.run_id is not None:
+    if order.at_home:
         ledger.prepare(connection)
     connection.autocommit = False
     # Alembic and the revisions see this one connection, through SQLAlchemy, and nothing closes it in between.
@@ -265,11 +265,12 @@ class _Work:
         there = self._there = tuple(sorted(heads))
         connection.exec_driver_sql(message.note(order.target, None).text)
         self._redo = None
-        if there == order.end and order.final and order.run_id is not None:
-            *before, last = ledger.record(order.run_id, order.target, there, order.attempts)
+        if there == order.end and order.final and order.at_home and order.target.generation > 0:
+            *before, last = ledger.record(order.target, there)
             for text in before:
                 connection.exec_driver_sql(text, execution_options={"no_parameters": True})
-            self._recorded = tuple(connection.exec_driver_sql(last).one())
+            found = connection.exec_driver_sql(last).first()
+            self._recorded = tuple(found) if found is not None else None
 
     @contextmanager
     def _leaving(self, connection: Connection, block: Any) -> Iterator[None]:

@@ -170,12 +170,12 @@ class Runner:
                 pace.took(tried, time.monotonic() - began)
             else:
                 pace.stumbled()
-            if migrator.must_compare:
-                self._compare(migrator, queue)
+            if migrator.must_settle:
+                self._settle(migrator, queue)
 
     def _try_together(self, migrator: Migrator, jobs: list[Job], compiler: Compiler, queue: Queue) -> int:
         """Try some tenants, in one message if that can be; put back those behind one that failed. Return how many."""
-        answers: Sequence[Tried | None] = migrator.try_together([(j.move, j.attempts) for j in jobs], compiler)
+        answers: Sequence[Tried | None] = migrator.try_together([job.move for job in jobs], compiler)
         answers = answers or [None]
         queue.untried(jobs[len(answers) :])
         for job, answer in zip(jobs, answers, strict=False):
@@ -191,16 +191,16 @@ class Runner:
         queue.close()
 
     def _next(self, migrator: Migrator, queue: Queue, most: int) -> list[Job]:
-        """Return the next jobs; what waits to be compared does not wait for one that is to come."""
+        """Return the next jobs; what waits to be settled does not wait for one that is to come."""
         jobs = queue.take(most, wait=False)
         if not jobs:
-            self._compare(migrator, queue)
+            self._settle(migrator, queue)
             jobs = queue.take(most, wait=True)
         return jobs
 
-    def _compare(self, migrator: Migrator, queue: Queue) -> None:
+    def _settle(self, migrator: Migrator, queue: Queue) -> None:
         try:
-            for target, outcome in migrator.compare():
+            for target, outcome in migrator.settle():
                 self._count(target, outcome, queue)
         except BaseException as error:  # nobody else would hear of it
             self._lose(error, queue)
