@@ -211,17 +211,17 @@ UPDATE mt_paas.outcome o
 RETURNING o.generation, d.same;
 
 -- name: uncompared
--- Tenants that a run has migrated and was to compare, and did not, as it was killed in between: by their outcome, or by
--- the copy alone where it was killed before it wrote that.
-SELECT o.generation
+-- Tenants that a run has migrated and was to compare, and did not, as it was killed in between; and those of which it
+-- wrote down nothing, with where they were, which may be so.
+SELECT o.generation, CASE o.state WHEN 'not_attempted' THEN o.from_heads END
   FROM mt_paas.run r
   JOIN mt_paas.outcome o USING (run_id)
-  JOIN mt_paas.tenant_revision t USING (generation)
  WHERE r.state <> 'succeeded'
    AND r.action <> 'stamp'
    AND (r.options ->> 'verify')::boolean
-   AND (o.state = 'migrated' OR o.state = 'not_attempted' AND t.heads <> o.from_heads)
+   AND o.state IN ('migrated', 'not_attempted')
    AND o.verified IS NOT TRUE
+   AND o.generation > 0
    AND NOT EXISTS (SELECT FROM mt_paas.outcome n WHERE n.generation = o.generation AND n.run_id > o.run_id);
 
 -- name: left_behind

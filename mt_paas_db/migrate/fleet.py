@@ -177,7 +177,7 @@ class Fleet:
             canary=tuple(run.options.get("canary", ())),
             wave_size=run.options.get("wave_size"),
             shared_only=bool(run.options.get("shared_only")),
-            generations=frozenset(one.generation for one in left) | uncompared,
+            generations=frozenset(one.generation for one in left).union(uncompared),
         )
         kept = {name: value for name, value in run.options.items() if name in Options.__dataclass_fields__}
         options = options or Options(**{**kept, **changed})

@@ -329,6 +329,10 @@ def _migrated(name: str, scope: Scope | None) -> str:
     return ddl("migrate", "prepare_migrated", name=name, same=same)
 
 
-def uncompared(connection: psycopg.Connection[Any]) -> frozenset[int]:
-    """Return the tenants that a run has migrated and was to compare, and did not live to."""
-    return frozenset(generation for (generation,) in _run(connection, "uncompared"))
+def uncompared(connection: psycopg.Connection[Any]) -> dict[int, Heads | None]:
+    """Return the tenants that a run has migrated and was to compare, and did not live to.
+
+    With heads: it wrote nothing down of that tenant, and only has migrated it if that is elsewhere now.
+    """
+    found = _run(connection, "uncompared")
+    return {generation: tuple(heads) if heads is not None else None for generation, heads in found}

@@ -113,12 +113,15 @@ class FleetRun:
         if not self._options.verify:
             return
         wanted = self._selection.generations
-        if wanted is None:
-            wanted = ledger.uncompared(self._living())
-        if not wanted:
+        unsaid = dict.fromkeys(wanted) if wanted is not None else ledger.uncompared(self._living())
+        if not unsaid:
             return
         seen = {failure.tenant_id for failure in tally.failures}
-        left = [p for p in self._ground.positions() if p.target.generation in wanted]
+        left = [
+            position
+            for position in self._ground.positions()
+            if position.target.generation in unsaid and position.heads != unsaid[position.target.generation]
+        ]
         settled = [position for position in left if position.target.tenant_id not in seen]
         for found in verify(self._ground, settled, jobs=1, listener=lambda done, total: None):
             if found.verdict in ("drifted", "missing"):
