@@ -17,6 +17,7 @@ from sqlalchemy import make_url, select
 
 from mt_paas_db.core import TenantManager, TenantState, checkup_connection, doctor
 from mt_paas_db.core.checks import CHECKS, Finding, Report, Severity
+from mt_paas_db.session.engines import LOOK_UPS
 from tests.fleet import PASSWORD, Service
 from tests.ground_truth import app_dsn, clusters, server_state
 from tests.models import Note
@@ -520,7 +521,7 @@ def test_without_an_app_dsn(service: Service, manager: TenantManager) -> None:
 def test_without_an_admin_dsn_it_says_what_it_could_not_look_at(fleet: Service) -> None:
     report = fleet.manager(clusters={"main": {"app_dsn": app_dsn(fleet)}}).doctor()
     assert report.ok
-    assert looked(report) == ["server.reachable", "catalog.version", "pooler.mode"]
+    assert looked(report) == ["server.reachable", "catalog.version", "pooler.mode", "pooler.types"]
     for result in report.results:
         if result.skipped is not None:
             assert "MT_PAAS_DB_CLUSTERS__MAIN__ADMIN_DSN" in result.skipped
@@ -581,7 +582,7 @@ def test_a_busy_process_is_asked_whether_it_is_ready(fleet: Service, manager: Te
     """Every connection that look-ups may use is taken: the answer may be no, but it must be an answer."""
     busy = fleet.manager(pool_timeout_s=0.2)
     engine = busy._door.engines.blocking("main", "catalog")
-    held = [engine.connect() for _ in range(5)]
+    held = [engine.connect() for _ in range(LOOK_UPS)]
     try:
         report = busy.readiness()
         assert not report.ok
@@ -747,6 +748,7 @@ def test_every_check_has_a_planted_fault() -> None:
         *("server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"),
         "tenants.logins",  # test_tier_login_checked
         *("cells.size", "cells.settled"),  # test_cells_doctor
+        "pooler.types",  # test_pooler_prepared
         *("tenants.unfinished", "admin.rights", "admin.tenants"),  # the last two: test_admin_rights
     }
     assert {fault[0] for fault in {**_FAULTS, **_FAULTS_16}.values()} | elsewhere == set(CHECKS)
