@@ -23,7 +23,7 @@ from llm_chatbot.attempts import ATTEMPTS
 from llm_chatbot.corpus import load_corpus
 from llm_chatbot.demo import conclude
 from llm_chatbot.models import Base, MessageRole
-from llm_chatbot.stage import set_stage
+from llm_chatbot.stage import POOL_SIZE, set_stage
 from llm_chatbot.table import table, width_of, wrap
 from llm_chatbot.verdicts import Finding, Verdict, try_all
 from mt_paas_db import TenantManager, configure
@@ -228,7 +228,7 @@ def test_termination_leaves_nothing_behind(start: Callable[[], Run]) -> None:
 def chatbot(service: Service, monkeypatch: pytest.MonkeyPatch) -> TenantManager:
     """The default manager of an installation with the tenants hallym and korea."""
     monkeypatch.setattr(default, "_manager", None)  # and what was before it comes back afterwards
-    manager = configure(service.manager(models=Base, pool_size=1))
+    manager = configure(service.manager(models=Base, pool_size=POOL_SIZE))
     manager.init()
     manager.create("hallym")
     manager.create("korea")

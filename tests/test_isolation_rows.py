@@ -51,7 +51,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from mt_paas_db.core import TenantManager
-from mt_paas_db.errors import ConfigurationError, TenancyError
+from mt_paas_db.errors import ConfigurationError, ServerUnavailableError, TenancyError
 from mt_paas_db.isolation.rows import Canaries, Canary, Factories, Filled, Filler, RowsError, factory
 from mt_paas_db.isolation.rows.exemplar import Words, exemplars
 from mt_paas_db.isolation.rows.mining import mine
@@ -393,7 +393,11 @@ def test_a_table_that_is_not_there(ground: Ground) -> None:
 def test_a_dead_connection_is_not_a_difficult_model(ground: Ground) -> None:
     metadata = MetaData()
     Table("note", metadata, Column("id", Integer, primary_key=True))
-    with ground.tables(metadata), pytest.raises(DBAPIError), ground.manager.get_session("hallym") as session:
+    with (
+        ground.tables(metadata),
+        pytest.raises(ServerUnavailableError),
+        ground.manager.get_session("hallym") as session,
+    ):
         pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with ground.service.superuser() as connection:
             connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))

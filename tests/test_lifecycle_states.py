@@ -158,7 +158,7 @@ def test_any_other_action_is_refused_and_changes_nothing(service: Service, manag
 @pytest.mark.parametrize(
     ("state", "action", "omitted"),
     [
-        ("active", "suspend", "_leave"),
+        ("active", "suspend", "leave"),
         ("active", "read_only", "_withhold_writes"),
         ("read_only", "resume", "_give_writes_back"),
         ("archived", "restore", "join"),

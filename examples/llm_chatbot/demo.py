@@ -18,7 +18,7 @@ from llm_chatbot.corpus import Corpus, load_corpus
 from llm_chatbot.embedded import EmbeddedServer, NoEmbeddedServerError, embedded_server
 from llm_chatbot.models import Base
 from llm_chatbot.repositories import AsyncConversationRepository, ConversationRepository, Counts, Hit
-from llm_chatbot.stage import set_stage
+from llm_chatbot.stage import POOL_SIZE, set_stage
 from llm_chatbot.table import table
 from llm_chatbot.verdicts import Finding, Verdict, try_all
 from mt_paas_db import TenancyError, TenantManager, configure, load_settings
@@ -98,8 +98,8 @@ def install(server: EmbeddedServer) -> TenantManager:
         "app_dsn": server.dsn(INSTALLATION, user=f"{INSTALLATION}_app"),
         "admin_dsn": server.dsn(INSTALLATION),
     }
-    # One connection for all tenants, so that they follow each other on it and a leak must show.
-    settings = load_settings(installation=INSTALLATION, clusters={"main": cluster}, home="main", pool_size=1)
+    # Tenants follow each other on the connection that was used last, so that a leak must show.
+    settings = load_settings(installation=INSTALLATION, clusters={"main": cluster}, home="main", pool_size=POOL_SIZE)
     manager = configure(settings, models=Base)
     installation = manager.init()
     print(f"Installation {installation.name}: catalog version {installation.catalog_version}.\n")

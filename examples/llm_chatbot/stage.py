@@ -21,6 +21,7 @@ from mt_paas_db.catalog.settings import ClusterSettings
 
 INTRUDER = "hallym"
 NEIGHBOUR = "korea"
+POOL_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,13 @@ def set_stage(manager: TenantManager) -> Iterator[Stage]:
 
     `manager` must be the default one (`mt_paas_db.configure`), with both tenants in its catalog.
 
-    Raises `ValueError` where its pool keeps more than one connection: a connection that the neighbour has
-    used must be the intruder's next.
+    Raises `ValueError` where its pool does not have `POOL_SIZE` connections: the one that the neighbour has used, which
+    must be the intruder's next, and one for an attempt that takes another in its midst.
     """
-    if manager.settings.pool_size != 1:
-        raise ValueError("the attempts need pool_size=1, so that tenants follow each other on one connection")
+    if manager.settings.pool_size != POOL_SIZE:
+        raise ValueError(
+            f"the attempts need pool_size={POOL_SIZE}, so that tenants follow each other on one connection"
+        )
     canary, own_mark = (f"{word}{secrets.token_hex(6)}" for word in ("canary", "ownrow"))
     for tenant_id, mark in ((NEIGHBOUR, canary), (INTRUDER, own_mark)):
         repository = ConversationRepository(tenant_id)
