@@ -543,3 +543,15 @@ def test_copy_from_the_client_is_a_failure_of_its_own(armada: Armada) -> None:
     report = armada.fleet().upgrade(options=QUICK)
     assert report.state == "stopped"
     assert "COPY" in str(report.failures[0].message)
+
+
+def test_a_project_whose_env_does_not_call_us(service: Service, tmp_path: Path) -> None:
+    """Alembic run there would migrate one schema: the plan says so, and the fleet's own verbs never run that file."""
+    armada = Armada.launch(service, tmp_path, "hallym")
+    armada.history.add("a2", 'op.execute("SELECT 1")', after="a1")
+    (found,) = (w for w in armada.fleet().plan(with_lint=False).warnings if w.rule == "env.py")
+    assert "does not call mt_paas_db.migrate.run_env" in found.message
+    assert armada.fleet().upgrade(options=QUICK).ok
+    env = Path(armada.history.location) / "env.py"
+    env.write_text("from mt_paas_db.migrate import run_env\nrun_env(None)\n")
+    assert [w for w in armada.fleet().plan(with_lint=False).warnings if w.rule == "env.py"] == []
