@@ -59,7 +59,9 @@ SELECT pg_catalog.has_database_privilege(:login, current_database(), 'TEMP') AS 
 -- The login role's memberships that are not as they should be.
 SELECT r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
        t.generation IS NOT NULL AS is_tenant,
-       EXISTS (SELECT FROM mt_paas.tenant o WHERE o.role_name = r.rolname) AS is_of_another_cell, m.admin_option, m.inherit_option, m.set_option
+       EXISTS (SELECT FROM mt_paas.tenant o JOIN mt_paas.cell k ON k.name = o.cell AND k.login_role <> k.name
+                WHERE o.role_name = r.rolname) AS is_of_another_cell,
+       m.admin_option, m.inherit_option, m.set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login
@@ -71,7 +73,9 @@ SELECT r.rolname AS role, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
 -- name: login_memberships_15
 SELECT r.rolname AS role, NULL AS grantor,
        t.generation IS NOT NULL AS is_tenant,
-       EXISTS (SELECT FROM mt_paas.tenant o WHERE o.role_name = r.rolname) AS is_of_another_cell, m.admin_option, false AS inherit_option, true AS set_option
+       EXISTS (SELECT FROM mt_paas.tenant o JOIN mt_paas.cell k ON k.name = o.cell AND k.login_role <> k.name
+                WHERE o.role_name = r.rolname) AS is_of_another_cell,
+       m.admin_option, false AS inherit_option, true AS set_option
   FROM pg_catalog.pg_auth_members m
   JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
   JOIN pg_catalog.pg_roles l ON l.oid = m.member AND l.rolname = :login

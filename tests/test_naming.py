@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from mt_paas_db.session import naming
 from mt_paas_db.telemetry.sqlcomment import commented, sqlcomment
 from tests.conftest import bouncer_for
-from tests.fleet import Route, Runner, Service
+from tests.fleet import ROUTES, Route, Runner, Service
 from tests.models import Note
 
 NAMES = ("application_name", "comment", "traced_comment")
@@ -58,11 +58,10 @@ def test_the_server_shows_the_tenant_while_its_transaction_lasts(
         runner.close()
 
 
+@pytest.mark.parametrize("route", [route for route in ROUTES if not route.pooled], indirect=True, ids=str)
 @pytest.mark.parametrize("name_tenant", ["comment", "traced_comment"])
 def test_statements_of_every_kind_bear_it(fleet: Service, route: Route, name_tenant: str) -> None:
     """Placeholders, per cents, many rows at once, and text that is sent as it is."""
-    if route.pooled:
-        pytest.skip("the same code as direct")
     runner = Runner(fleet.manager(name_tenant=name_tenant, **route.options), route)
 
     def work(session: Session) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -437,7 +438,7 @@ def test_a_revision_guards_every_tenant(service: Service, tmp_path: Path, way: s
     armada.ask("korea", "DROP POLICY mt_paas_guard ON note")
     assert drifted(armada) == ["korea"]
     armada.ask("korea", "SELECT mt_paas.protect('note')")
-    assert armada.fleet().downgrade("a1", options=QUICK).ok
+    assert armada.fleet().downgrade("a1", options=replace(QUICK, allow_destructive=True)).ok
     for tenant in ("hallym", "korea", "(reference)"):
         assert armada.ask(tenant, "SELECT count(*) FROM pg_policy WHERE polrelid = 'note'::regclass") == [(0,)]
 
