@@ -210,7 +210,8 @@ WITH m AS (
       FROM m
      CROSS JOIN LATERAL (VALUES
            (CASE WHEN member_kind IS NOT NULL AND predefined THEN 'predefined-role'
-                 WHEN member_kind = 'login' AND role_kind IS DISTINCT FROM 'tenant' THEN 'login-member'
+                 WHEN member_kind = 'login' AND (role_kind IS DISTINCT FROM 'tenant'
+                                                 OR login <> ALL (CAST(:logins AS text[]))) THEN 'login-member'
                  WHEN member_kind = 'login' AND login <> name THEN 'cell-member'
                  WHEN member_kind = 'login' AND :modern AND inherits THEN 'login-inherits'
                  WHEN member_kind = 'own' AND role IS DISTINCT FROM belongs_to THEN 'own-login-member'
