@@ -23,7 +23,7 @@ from collections.abc import Callable
 from mt_paas_db.session.places import CellStatus, Member, Place, PoolStatus, Slot, Waiter
 
 OPENING_S = 0.01
-"""What a new connection costs: 5 to 10 ms, measured (docs/decisions/0007-one-budget.md)."""
+"""What a new connection is taken to cost: twice the 5 ms that opening took, as a new backend knows no table yet."""
 
 
 class Budget:
