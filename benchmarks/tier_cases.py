@@ -1,6 +1,7 @@
 """One PK SELECT, four of them, and a count over the whole table, each a transaction in a session of its own.
 
-Without tenancy and at each tier alike: the same driver, the same pool of one connection, the same mapped class.
+Without tenancy and at each tier alike: the same driver, the same mapped class, a pool of one connection; at tier
+`login` of one for each tenant, as no two can share any.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ def make_cases(ground: TierGround, route: Route, loop: asyncio.Runner, work: str
     return [_plain(ground, route, blocking), *(_blocking(ground, way, route, blocking) for way in ways)]
 
 
+def _connections(ground: TierGround, way: Way) -> int:
+    """Return one where all tenants share it; one for each where each has a login of its own."""
+    return int(POOL["pool_size"]) * (len(ground.tenants) if way.tier == "login" else 1)
+
+
 def _engine_arguments(ground: TierGround, route: Route) -> tuple[Any, dict[str, Any]]:
     driver = "asyncpg" if route.driver == "asyncpg" else "psycopg"
     profile = PoolerProfile.parse("pgbouncer" if route.pooled else "direct")
@@ -96,7 +102,7 @@ def _plain(ground: TierGround, route: Route, work: Work) -> Case:
 
 
 def _blocking(ground: TierGround, way: Way, route: Route, work: Work) -> Case:
-    manager = ground.manager(way, route, pool_size=POOL["pool_size"])
+    manager = ground.manager(way, route, pool_size=_connections(ground, way))
 
     def transaction(tenant: int, row: int) -> Any:
         with manager.get_session(ground.tenants[tenant]) as session:
@@ -131,7 +137,7 @@ def _plain_async(ground: TierGround, route: Route, loop: asyncio.Runner, work: W
 
 
 def _async(ground: TierGround, way: Way, route: Route, loop: asyncio.Runner, work: Work) -> Case:
-    manager = ground.manager(way, route, pool_size=POOL["pool_size"])
+    manager = ground.manager(way, route, pool_size=_connections(ground, way))
 
     async def transaction(tenant: int, row: int) -> Any:
         async with manager.get_session(ground.tenants[tenant]) as session:
