@@ -175,15 +175,18 @@ RETURNING found.name, found.cluster, found.login_role;
 SELECT nextval('mt_paas.tenant_generation');
 
 -- name: begin_tenant
--- Who has a name; where nobody has, a generation for who will.
-SELECT f.found, CASE WHEN f.found IS NULL THEN nextval('mt_paas.tenant_generation') END AS fresh
-  FROM (SELECT (SELECT generation
+-- Whose catalog this is, and who has a name; where nobody has, a generation for who will.
+SELECT i.name, v.version_num::int AS catalog_version, i.opaque_names, i.shared_schemas, i.cache_bound_s,
+       f.found, CASE WHEN f.found IS NULL THEN nextval('mt_paas.tenant_generation') END AS fresh
+  FROM mt_paas.installation i, mt_paas.alembic_version v,
+       (SELECT (SELECT generation
                   FROM mt_paas.tenant_name
-                 WHERE name = :name
+                 WHERE name = :wanted
                    AND released_at IS NULL) AS found) f;
 
 -- name: insert_tenant
--- The row first and then the name: another order could deadlock. Answers as `tenants` does.
+-- The row first and then the name: another order could deadlock. Answers as `tenants` does. Where it will stand in the
+-- history is written here if its closure is known: `record_revisions` would keep a new one from others until the commit.
 WITH made AS (
     INSERT INTO mt_paas.tenant (generation, tenant_id, display_name, state, cell, schema_name, role_name)
     VALUES (:generation, :tenant_id, :display_name, :state, :cell, :schema_name, :role_name)
@@ -196,10 +199,16 @@ WITH made AS (
 ), logged AS (
     INSERT INTO mt_paas.event (actor, action, tenant_id, generation, outcome)
     SELECT coalesce(:actor, session_user), 'create', tenant_id, generation, :outcome FROM made
+), standing AS (
+    INSERT INTO mt_paas.tenant_revision (generation, heads)
+    SELECT m.generation, s.heads
+      FROM made m, mt_paas.revision_set s
+     WHERE s.heads = CAST(:heads AS text[]) AND s.applied = CAST(:applied AS text[])
+    RETURNING generation
 )
 SELECT t.tenant_id, t.generation, t.display_name, t.state, t.state_reason, t.created_at, t.state_changed_at,
        c.cluster, k.credentials, t.cell, c.login_role, t.schema_name, t.role_name, ARRAY[]::text[] AS aliases,
-       EXISTS (SELECT FROM named) AS is_named
+       EXISTS (SELECT FROM named) AS is_named, EXISTS (SELECT FROM standing) AS stands
   FROM made t
   JOIN mt_paas.cell c ON c.name = t.cell
   JOIN mt_paas.cluster k ON k.name = c.cluster;

@@ -344,10 +344,3 @@ SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE n
 
 -- name: may_take
 SELECT pg_catalog.pg_has_role(:login, :role, 'MEMBER');
-
--- name: oneself
-SELECT current_user AS name, rolsuper, rolcreaterole, current_database() AS database,
-       current_setting('server_version_num')::int AS version,
-       (SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = 'mt_paas') AS catalog_owner
-  FROM pg_catalog.pg_roles
- WHERE rolname = current_user;

@@ -33,6 +33,19 @@ def test_what_nothing_holds_gets_through(grounds: WeakGrounds, attack: Attack) -
     assert finding.verdict is Verdict.OPEN, str(finding)
 
 
+def test_hidden_values_are_asked_for_by_their_index_whatever_the_planner_knows(server: PostgresServer) -> None:
+    """With statistics any index that leads with the tenant is as good to it, and by another nothing is proven."""
+    (attack,) = (one for one in CATALOGUE if one.key == "B1-hidden-values")
+    with ExitStack() as stack:
+        ground = WeakGrounds(server, stack).of(Weakness.NONE, attack)
+        ground.try_(attack)  # makes the tables
+        with ground.service.superuser() as su:
+            su.execute("VACUUM (ANALYZE)")
+        finding = ground.try_(attack)
+
+    assert finding.verdict is Verdict.HELD, str(finding)
+
+
 def test_names_of_prepared_transactions_are_open_to_all(supply: Supply) -> None:
     """On a server that allows them, which few do."""
     try:

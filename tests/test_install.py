@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, LiteralString
 
 import psycopg
@@ -336,6 +337,18 @@ def test_a_database_with_another_installations_catalog_is_refused(service: Servi
     assert f"{service.name}_owner" in str(caught.value)
     assert service.database in str(caught.value)
     assert server_state(service) == before
+
+
+def test_nothing_is_done_on_another_installations_catalog(service: Service, manager: TenantManager) -> None:
+    with closing(Service(service.server)) as other:
+        other.manager().init()
+        dsns = clusters(app_dsn(service, user=other.login), service.server.dsn(service.database))
+        astray = service.manager(installation=other.name, clusters=dsns)
+        with pytest.raises(ConfigurationError) as caught:
+            astray.create("hallym")
+    assert f"{service.name}_owner" in str(caught.value)
+    assert service.database in str(caught.value)
+    assert manager.list() == []
 
 
 @pytest.mark.parametrize("user", ["postgres", "somebody", None])

@@ -87,8 +87,13 @@ def check_version(found: int, *, cluster: str) -> None:
 
 def installation(connection: Connection, *, cluster: str) -> Installation:
     """Return whose catalog this is. Raises `CatalogMissingError` and `CatalogVersionError`."""
+    return Installation(**_whose(connection, "installation", cluster=cluster))
+
+
+def _whose(connection: Connection, name: str, *, cluster: str, **values: Any) -> RowMapping:
+    """Return the one row of a query that says, among other things, whose catalog this is."""
     try:
-        row = connection.execute(query(_FILE, "installation")).mappings().one_or_none()
+        row = connection.execute(query(_FILE, name), values).mappings().one_or_none()
     except DBAPIError as error:
         detail = _ABSENT.get(sqlstate_of(error) or "")
         if detail is None:
@@ -97,7 +102,7 @@ def installation(connection: Connection, *, cluster: str) -> Installation:
     if row is None:
         raise CatalogMissingError(cluster)
     check_version(row["catalog_version"], cluster=cluster)
-    return Installation(**row)
+    return row
 
 
 def get(connection: Connection, name: TenantName, *, lock: bool = False) -> Tenant:
@@ -202,12 +207,13 @@ def find(connection: Connection, name: TenantName) -> Tenant | None:
     return by_generation(connection, generation) if generation is not None else None
 
 
-def begin_tenant(connection: Connection, name: TenantName) -> tuple[Tenant | None, int]:
-    """Return the tenant with this id or alias, or None and a generation for a new one; 0 where there is one."""
-    row = connection.execute(query(_FILE, "begin_tenant"), {"name": name}).mappings().one()
-    if row["found"] is not None and (tenant := by_generation(connection, row["found"])) is not None:
-        return tenant, 0
-    return None, row["fresh"] or next_generation(connection)
+def begin_tenant(connection: Connection, wanted: TenantName, *, cluster: str) -> tuple[Installation, int | None, int]:
+    """Return whose catalog this is, the generation of the tenant called `wanted` or None, and one for a new tenant.
+
+    The last is 0 where there is such a tenant. One query. Raises as `installation`.
+    """
+    row = _whose(connection, "begin_tenant", cluster=cluster, wanted=wanted)
+    return Installation(**row), row["found"], row["fresh"] or 0
 
 
 def cell(connection: Connection, name: str) -> Cell | None:
@@ -300,8 +306,13 @@ def insert_tenant(
     sql_name: SqlName,
     actor: str | None,
     outcome: str,
-) -> Tenant:
+    heads: Sequence[str] | None = None,
+    applied: Sequence[str] = (),
+) -> tuple[Tenant, bool]:
     """Record a new tenant, its creation in the lifecycle log, and claim its id. It has no aliases yet.
+
+    Return the tenant, and whether it is recorded to stand at `heads` already: so it is where somebody has recorded
+    before what was `applied` there. If not, `record_revisions` is to follow, last. One query.
 
     Raises SQLAlchemy's `IntegrityError` where the id is in use, `NameReservedError` as `claim`.
     """
@@ -317,12 +328,14 @@ def insert_tenant(
             "role_name": sql_name,
             "actor": actor,
             "outcome": outcome,
+            "heads": None if heads is None else sorted(heads),
+            "applied": sorted(applied),
         },
     )
     row = made.mappings().one()
     if not row["is_named"]:  # a name that is taken, or was released long enough ago
         claim(connection, tenant_id, generation, NameKind.ID)
-    return _tenant(row)
+    return _tenant(row), row["stands"]
 
 
 def record_revisions(connection: Connection, generation: int, heads: Sequence[str], applied: Sequence[str]) -> None:

@@ -40,15 +40,13 @@ Named = tuple[str, Mapping[str, str | Composable]]
 class Oneself:
     """Who the admin DSN logs in as, and where.
 
-    `version` is ``server_version_num``, `catalog_owner` whose catalog the database holds, None where it holds none.
+    `version` is ``server_version_num``.
     """
 
     name: str
     rolsuper: bool
-    rolcreaterole: bool
     database: str
     version: int
-    catalog_owner: str | None
 
 
 class AdminTransaction:
@@ -63,12 +61,24 @@ class AdminTransaction:
 
     @cached_property
     def oneself(self) -> Oneself:
-        """Asked once on each connection."""
+        """What the server said as the connection was opened. No query: a new server process would have to plan it."""
         known = self.connection.info.get(Oneself)
         if known is None:
-            known = Oneself(**self.connection.execute(query("roles", "oneself")).mappings().one())
+            said = self._pgconn
+            known = Oneself(
+                name=(said.parameter_status(b"session_authorization") or said.user).decode(),
+                rolsuper=said.parameter_status(b"is_superuser") == b"on",
+                database=said.db.decode(),
+                version=said.server_version,
+            )
             self.connection.info[Oneself] = known
         return known
+
+    @property
+    def _pgconn(self) -> pq.abc.PGconn:
+        driver: Any = self.connection.connection.driver_connection
+        pgconn: pq.abc.PGconn = driver.pgconn
+        return pgconn
 
     def set_password(self, login: str, password: str, *, stable: bool = False) -> Named:
         """Return the statement that sets a password, as a SCRAM verifier made here: no log can show it in clear.
@@ -77,9 +87,7 @@ class AdminTransaction:
         """
         if stable and password.isascii():
             return ("set_password", {"login": login, "verifier": Literal(stable_verifier(login, password))})
-        driver: Any = self.connection.connection.driver_connection
-        pgconn: pq.abc.PGconn = driver.pgconn
-        verifier = pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+        verifier = self._pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
         return ("set_password", {"login": login, "verifier": Literal(verifier)})
 
     def run(self, name: str, /, **parts: str | Composable) -> None:

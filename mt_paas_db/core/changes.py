@@ -17,7 +17,7 @@ from mt_paas_db.catalog.identifiers import TenantName, parse_line
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Installation, Tenant
 from mt_paas_db.core.admin import Admin, AdminTransaction
-from mt_paas_db.errors import ConfigurationError, TenancyError
+from mt_paas_db.errors import CatalogMissingError, ConfigurationError, TenancyError
 
 
 class Change:
@@ -58,6 +58,20 @@ class Changes:
         with self.admin.transaction(as_owner=True) as step:
             self.installation(step)
             yield step
+
+    @contextmanager
+    def beginning(self, name: TenantName) -> Iterator[tuple[AdminTransaction, Tenant | None, int]]:
+        """Open a transaction as `as_owner` does; also give the tenant of this id or alias, or None and a generation.
+
+        Whose catalog it is and who has the name is one question.
+        """
+        with self.admin.transaction(as_owner=True) as step:
+            with self._refusing_anothers(step):
+                found, holder, fresh = registry.begin_tenant(step.connection, name, cluster=self.admin.cluster)
+            step.installation = self._mine(found)
+            tenant = None if holder is None else registry.by_generation(step.connection, holder)
+            # It may be deleted between the two queries.
+            yield step, tenant, fresh or (0 if tenant else registry.next_generation(step.connection))
 
     @contextmanager
     def recorded(
@@ -113,20 +127,33 @@ class Changes:
         """Return this installation. Raises `ConfigurationError` where the catalog is another's."""
         if step.installation is not None:
             return step.installation
-        holder = step.oneself.catalog_owner
-        if holder not in (None, step.roles.owner):
+        with self._refusing_anothers(step):
+            found = registry.installation(step.connection, cluster=self.admin.cluster)
+        step.installation = self._mine(found)
+        return step.installation
+
+    def _mine(self, found: Installation) -> Installation:
+        if found.name != self.settings.installation:
+            raise ConfigurationError(
+                f"the catalog of cluster {self.admin.cluster!r} belongs to installation {found.name!r}, "
+                f"the settings say {self.settings.installation!r}"
+            )
+        return found
+
+    @contextmanager
+    def _refusing_anothers(self, step: AdminTransaction) -> Iterator[None]:
+        """Say so where a catalog that is not to be read is another's, by `ConfigurationError`."""
+        try:
+            yield
+        except CatalogMissingError as missing:
+            with self.admin.transaction() as another:  # that of `step` has failed
+                holder = another.ask("schema_owner", schema="mt_paas")
+            if holder in (None, step.roles.owner):
+                raise
             raise ConfigurationError(
                 f"database {step.oneself.database!r} of cluster {self.admin.cluster!r} holds the catalog of another "
                 f"installation, owned by {holder!r}; the settings say {self.settings.installation!r}"
-            )
-        installation = registry.installation(step.connection, cluster=self.admin.cluster)
-        if installation.name != self.settings.installation:
-            raise ConfigurationError(
-                f"the catalog of cluster {self.admin.cluster!r} belongs to installation {installation.name!r}, "
-                f"the settings say {self.settings.installation!r}"
-            )
-        step.installation = installation
-        return installation
+            ) from missing
 
 
 def _who(step: AdminTransaction, actor: str | None) -> str:

@@ -14,7 +14,7 @@ def _rights(patient: Patient) -> Iterator[Finding]:
     if oneself.rolsuper:
         return
     me = quoted(oneself.name)
-    if not oneself.rolcreaterole:
+    if not patient.ask("login_attributes", login=oneself.name)[0]["rolcreaterole"]:
         yield Finding(
             Severity.ERROR,
             f"role {oneself.name!r} of the admin DSN may not create roles, so that no tenant can be created",

@@ -150,12 +150,11 @@ class Provisioner:
         return found
 
     def _at_once(self, order: _Order) -> Tenant:
-        with self._turn(), self._changes.as_owner() as step:
+        with self._turn(), self._changes.beginning(TenantName(order.tenant_id)) as (step, found, generation):
             self._server_version = step.oneself.version
-            found, generation = registry.begin_tenant(step.connection, TenantName(order.tenant_id))
             if left := self._unfinished(found, order):
                 raise _UnfinishedError(left)
-            tenant = self._make_empty(step, order, TenantState.ACTIVE, generation)
+            tenant, stands = self._make_empty(step, order, TenantState.ACTIVE, generation)
             self._build(step, tenant)
             if order.seed is None:
                 join_group(step, tenant, ONE_PLACES_AT_A_TIME)
@@ -163,7 +162,8 @@ class Provisioner:
                 join_group(step, tenant)
                 plant(step, tenant, self._changes.installation(step), order.seed)
                 step.run_all(ONE_PLACES_AT_A_TIME)
-            self._record_revisions(step, tenant)
+            if not stands:
+                self._record_revisions(step, tenant)
             tenant = place(step, tenant, size=self._changes.settings.cell_size)
             join(step, tenant)
             return tenant
@@ -185,7 +185,7 @@ class Provisioner:
 
     def _begin(self, order: _Order) -> Tenant:
         with self._changes.as_owner() as step:
-            tenant = self._make_empty(step, order, TenantState.PROVISIONING)
+            tenant, _ = self._make_empty(step, order, TenantState.PROVISIONING)
             join_group(step, tenant, ONE_PLACES_AT_A_TIME)
             return place(step, tenant, size=self._changes.settings.cell_size)
 
@@ -245,17 +245,19 @@ class Provisioner:
 
     def _make_empty(
         self, step: AdminTransaction, order: _Order, state: TenantState, generation: int | None = None
-    ) -> Tenant:
+    ) -> tuple[Tenant, bool]:
         """Make the role, the schema and the row of a tenant, without tables, and its line in the log.
 
-        At tier `role` it is recorded in the first cell for now: where it stays is decided at the end.
+        Return it, and whether it is recorded already where it will stand in the history. At tier `role` it is recorded
+        in the first cell for now: where it stays is decided at the end.
         """
         connection = step.connection
+        active, scripts = state is TenantState.ACTIVE, self._blueprint.scripts
         generation, name, login = self._make_roles_and_schema(step, order, generation)
         if login is not None:
             registry.run(connection, "insert_cell", name=login, cluster=step.cluster, login_role=login)
         try:
-            tenant = registry.insert_tenant(
+            tenant, stands = registry.insert_tenant(
                 connection,
                 tenant_id=order.tenant_id,
                 generation=generation,
@@ -264,13 +266,15 @@ class Provisioner:
                 cell=DEFAULT_CELL if login is None else login,
                 sql_name=name,
                 actor=order.actor or step.oneself.name,
-                outcome="done" if state is TenantState.ACTIVE else "started",
+                outcome="done" if active else "started",
+                heads=scripts.heads if active and scripts is not None else None,
+                applied=self._blueprint.closure if active and scripts is not None else (),
             )
         except IntegrityError as error:
             raise TenantExistsError(order.tenant_id) from error
         for alias in order.aliases:
             registry.claim(connection, alias, generation, NameKind.ALIAS)
-        return registry.get(connection, TenantName(order.tenant_id)) if order.aliases else tenant
+        return (registry.get(connection, TenantName(order.tenant_id)) if order.aliases else tenant), stands
 
     def _make_roles_and_schema(
         self, step: AdminTransaction, order: _Order, drawn: int | None

@@ -68,11 +68,13 @@ def hidden_values(c: Channel) -> None:
 
     def counted_for(value: int) -> str:
         with c.client() as me:
-            # By index, and no other way: after autovacuum an index-only scan fetches no row, and counts none.
-            for path in ("seqscan", "bitmapscan", "indexonlyscan"):
+            # By the index of the value, and no other way. After autovacuum an index-only scan fetches no row and counts
+            # none; and to a planner that knows how few rows a tenant has, each index that leads with the tenant is as
+            # good, and fetches what a filter drops. A range in order, which may not be sorted, needs this one.
+            for path in ("seqscan", "bitmapscan", "indexonlyscan", "sort"):
                 me.raw(f"SET LOCAL enable_{path} = off")
             before = _counters(me, ledger)
-            me.raw(f"SELECT FROM {ledger} WHERE slot = {value}")
+            me.raw(f"SELECT FROM {ledger} WHERE slot BETWEEN {value} AND {value} ORDER BY slot")
             after = _counters(me, ledger)
         return str([late - early for early, late in zip(before, after, strict=True)])
 
