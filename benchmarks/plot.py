@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Self
 
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 40, 46
+_WIDTH, _HEIGHT = 760, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 180, 40, 46  # to the right of the curves are their names
 
 # Middle tones have enough contrast with white and with black; text follows the page's own colour where it can.
 _COLOURS = ("#3b82c4", "#d9730d", "#2e9e5b", "#a05cc0", "#c0394f", "#7a7a2a")
@@ -96,12 +96,19 @@ class _Axis:
         return round(self.begin + part * (self.end - self.begin), 1)
 
 
-def _apart(heights: Sequence[float], least: float) -> list[float]:
-    """Return `heights` moved up where needed, so that between any two there is room for a line of text."""
+def _apart(heights: Sequence[float], least: float, *, floor: float) -> list[float]:
+    """Return `heights` moved up where needed, so that between any two there is room for a line of text.
+
+    None comes above `floor` (heights count downwards): what would is moved down, and what is below it with it.
+    """
+    order = sorted(range(len(heights)), key=lambda n: -heights[n])
     placed: dict[int, float] = {}
     ceiling = math.inf
-    for number in sorted(range(len(heights)), key=lambda n: -heights[n]):
+    for number in order:
         placed[number] = ceiling = min(heights[number], ceiling - least)
+    for number in reversed(order):
+        placed[number] = floor = max(placed[number], floor)
+        floor += least
     return [placed[number] for number in range(len(heights))]
 
 
@@ -125,12 +132,12 @@ def _drawn(chart: Chart) -> list[str]:
         f'    <text x="{right}" y="{bottom + 36}" text-anchor="end">{escape(chart.x)}</text>',
         f'    <text x="{_LEFT}" y="{_TOP - 6}">{escape(chart.y)}</text>',
     ]
-    labels = _apart([down(line.points[-1][1]) - 8 for line in lines], 14)
+    labels = _apart([down(line.points[-1][1]) + 4 for line in lines], 15, floor=_TOP)
     for line, colour, label in zip(lines, _COLOURS, labels, strict=False):
         where = [(across(x), down(y)) for x, y in line.points]
         path = " ".join(f"{x},{y}" for x, y in where)
         parts.append(f'    <polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         parts += [f'    <circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in where]
-        at = f'x="{where[-1][0] - 6}" y="{round(label, 1)}" text-anchor="end"'
+        at = f'x="{where[-1][0] + 10}" y="{round(label, 1)}"'
         parts.append(f'    <text {at} style="fill:{colour}">{escape(line.name)}</text>')
     return parts

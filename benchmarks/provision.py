@@ -4,8 +4,8 @@ The raw limit is one message of bare libpq with the same DDL: role, schema, gran
 transaction, entered nowhere. It has as many connections as ours, and opens them as often: `create` opens one for each
 tenant, whose server process knows no catalog yet; `create_many` keeps its own. Both open them within the time measured.
 Cases take turns of a few tenants on each connection; ratios are taken within the turn, and a bar is the median of the
-turns' ratios. Tenants are kept, so that all cases meet catalogs of the same size. The bars are of rates, of many tenants
-on connections that are kept; what one tenant takes with a connection of its own is shown beside them.
+turns' ratios. Tenants are kept, so that all cases meet catalogs of the same size. Bars are of rates: many tenants, on
+connections that are kept. What one tenant takes with a connection of its own is shown beside them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> Result:
         took = measure(ground, django, turns=turns, tenants=options.tenants)
         facts = environment(postgresql=ground.version, packages=VERSIONS if django else None)
     alone = ratio(took, RAW + ALONE, OURS + ALONE)
-    remarks.append(f"  one tenant with a connection of its own, opened for it: {alone:.2f} of the rate of {RAW} (no bar)")
+    remarks.append(f"  with a connection opened for each tenant: {alone:.2f} of the rate of {RAW} (no bar)")
     remarks.append(f"  load of the machine before and after: {load:.1f}, {os.getloadavg()[0]:.1f}")
     if DJANGO in took:
         over = ratio(took, DJANGO, OURS + ALONE)
