@@ -69,7 +69,7 @@ def test_a_tenant_costs_few_round_trips(manager: TenantManager) -> None:
         manager.create("hallym")
     finally:
         event.remove(Engine, "before_cursor_execute", hear)
-    assert len(sent) == 11, "\n".join(sent)
+    assert len(sent) == 8, "\n".join(sent)
     assert sum("CREATE TABLE" in statement for statement in sent) == 1
 
 
