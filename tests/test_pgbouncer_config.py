@@ -64,6 +64,13 @@ def test_no_more_is_left_unused_than_division_leaves() -> None:
     assert 97 - sum(map(sizes.of, fleet)) - sizes.reserve < 7
 
 
+def test_the_reserve_costs_no_cell_half_of_its_share() -> None:
+    few = divide(33, cells(16))
+    assert (few.shared, few.reserve, few.certain) == (2, 1, True)
+    many = divide(64, cells(16))
+    assert (many.shared, many.reserve, many.certain) == (3, 6, True)
+
+
 def test_backends_of_a_full_cell_live_shorter() -> None:
     assert divide(20, cells(1, tenants=64)).server_lifetime_s == 3600
     assert divide(20, cells(1, tenants=1000)).server_lifetime_s == 600

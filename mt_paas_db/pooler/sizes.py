@@ -75,11 +75,12 @@ def default_budget(*, max_connections: int, reserved: int) -> int:
 def divide(budget: int, cells: Sequence[Cell], *, clients: int = 1000, uniform: bool = False) -> Sizes:
     """Return the pools' sizes for `budget` server connections, 1 at least.
 
-    A tenth of it is the reserve. A tenant's own login gets one connection, or two where the shared cells, if there are
-    any, still have four each. The shared cells have the rest, in equal parts, since a cell is bounded. Where there are
-    more logins than connections each has one, the budget caps them all, and `certain` is False. With `uniform` all
-    logins get the same: PgBouncer 1.18 takes a login that has a line of its own for one without a password, unless it
-    is in the user list, so that looked-up ones can have none.
+    A tenth of it is the reserve; less where a tenth would cost each shared cell more than a quarter of what it gets
+    otherwise, since what division leaves over is lent, too. A tenant's own login gets one connection, or two where the
+    shared cells, if there are any, still have four each. The shared cells have the rest, in equal parts, since a cell
+    is bounded. Where there are more logins than connections each has one, the budget caps them all, and `certain` is
+    False. With `uniform` all logins get the same: PgBouncer 1.18 takes a login that has a line of its own for one
+    without a password, unless it is in the user list, so that looked-up ones can have none.
     """
     if budget < 1:
         raise ValueError("a budget of less than one connection")
@@ -89,6 +90,9 @@ def divide(budget: int, cells: Sequence[Cell], *, clients: int = 1000, uniform: 
     free = budget - reserve
     own = 2 if owners and 2 * owners + 4 * shared <= free else 1
     share = max(1, (free - own * owners) // shared) if shared else own
+    most = (budget - own * owners) // shared if shared else 0
+    if 4 * share < 3 * most:
+        share, reserve = most, budget - own * owners - most * shared
     if uniform:
         own = share = max(1, free // max(1, len(cells)))
     certain = own * owners + share * shared + reserve <= budget
