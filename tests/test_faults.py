@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from mt_paas_db.catalog.queries import queries
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import (
+    ContextLostError,
     LockedError,
     PlacementChangedError,
     PoolExhaustedError,
@@ -56,6 +57,42 @@ def test_a_killed_backend_costs_one_transaction(runner: Runner, fleet: Service) 
 
     assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
     assert runner.run("hallym", lambda session: session.scalars(select(Note)).all()) == []
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+@pytest.mark.parametrize("chosen", [route for route in ROUTES if not route.pooled], ids=str)
+def test_a_session_whose_backend_was_killed_gives_its_place_back(
+    fleet: Service, chosen: Route, savepoint: bool
+) -> None:
+    """Also while somebody still holds the session: nothing waits for the garbage collector."""
+    manager = fleet.manager(**chosen.options, pool_size=1, pool_timeout_s=5)
+    lost = (LookupError, DBAPIError, ContextLostError, ServerUnavailableError)
+    held: list[object] = []
+
+    def begin(session: Session) -> None:
+        held.append(session)
+        if savepoint:
+            held.append(session.begin_nested())
+        tenant_of(session)
+        kill_backends(fleet)
+
+    async def leave_twice() -> None:
+        for _ in range(2):
+            with pytest.raises(lost):
+                async with manager.get_session("hallym") as session:
+                    await session.run_sync(begin)
+                    await asyncio.sleep(0.2)  # the driver hears of it
+                    raise LookupError
+        await manager.aio.close()
+
+    if chosen.is_async:
+        asyncio.run(leave_twice())
+        return
+    for _ in range(2):
+        with pytest.raises(lost), manager.get_session("hallym") as session:
+            begin(session)
+            raise LookupError
+    manager.close()
 
 
 def test_a_backend_killed_at_rest_never_gives_a_wrong_answer(runner: Runner, fleet: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, event, inspect
@@ -45,6 +46,24 @@ class TenantSession(Session):
         if bind is not None and bind is not self._tenant_engine:
             raise ConfigurationError("a tenant session runs on its tenant's engine only; leave `bind` out")
         return self._tenant_engine
+
+    def close(self) -> None:
+        """Close the session, whatever has become of its connection.
+
+        SQLAlchemy ends transactions from the innermost savepoint outwards. Where the connection was lost the first may
+        raise, and the connection would keep its place in the pool for as long as anybody holds the session.
+        """
+        begun = self._transaction
+        try:
+            super().close()
+        except BaseException:
+            for transaction in begun._iterate_self_and_parents() if begun is not None else ():
+                for connection, *_ in transaction._connections.values():
+                    with suppress(Exception):
+                        connection.invalidate()
+                    with suppress(Exception):
+                        connection.close()
+            raise
 
     def merge(self, instance: _T, **options: Any) -> _T:
         self._refuse_foreign(instance)

@@ -199,7 +199,8 @@ class Sessions(Frame):
         except ANSWERS as error:
             self.observer.show_error(visit.life.label, error)
             visit.failed = True
-            if stray.effect != "refused":
+            # Of a tenant that was closed under it the server refuses more: its role cannot be taken again, say.
+            if stray.effect != "refused" and visit.life.state == "active":
                 raise AstrayError(f"{visit.life}: {statement} was refused: {error}") from error
             return
         self.observer.show(visit.life.label, name, answer)
