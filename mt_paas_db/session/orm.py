@@ -57,12 +57,15 @@ class TenantSession(Session):
         try:
             super().close()
         except BaseException:
+            with suppress(Exception):
+                self.rollback()  # from the innermost outwards, to the end
             for transaction in begun._iterate_self_and_parents() if begun is not None else ():
                 for connection, *_ in transaction._connections.values():
-                    with suppress(Exception):
-                        connection.invalidate()
-                    with suppress(Exception):
-                        connection.close()
+                    if not connection.closed:
+                        with suppress(Exception):
+                            connection.invalidate()
+                        with suppress(Exception):
+                            connection.close()
             raise
 
     def merge(self, instance: _T, **options: Any) -> _T:
