@@ -268,7 +268,7 @@ class Provisioner:
                 actor=order.actor or step.oneself.name,
                 outcome="done" if active else "started",
                 heads=scripts.heads if active and scripts is not None else None,
-                applied=self._blueprint.closure if active and scripts is not None else (),
+                applied=self._blueprint.closure,
             )
         except IntegrityError as error:
             raise TenantExistsError(order.tenant_id) from error
