@@ -4,8 +4,8 @@
 --   what      the fact that the rule's sentence names
 --   mend      the statement that puts it right, or null
 --   severity  null: the rule's own
--- All of them stand behind the CTEs of `ground`, so that they go through the catalogs once, however many tenants
--- there are.
+-- Long because it is a list of what can be wrong. All of them stand behind the CTEs of `ground`, so that they go through
+-- the catalogs once, however many tenants there are.
 
 -- name: ground
 -- place: the installation's schemas, and `public`; role is the tenant's own. ours: its roles. grantee: these, and

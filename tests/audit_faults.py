@@ -2,6 +2,7 @@
 
 In the statements stand the names of `tests.test_audit_faults.Names`: ``{x}`` is new for each fault, ``{shared}`` is a
 shared schema. Statements are carried out as superuser in one message; ``AS_OWNER`` goes before those of the owner.
+Long because it is a list, with one entry for each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The command line: what it prints for a person and for a program, how it ends, and that a refusal changes nothing."""
+"""The command line: what it prints for a person and for a program, how it ends, and that a refusal changes nothing.
+
+Longer than most: every command of the tenants' lifecycle is called, on the same small fleet.
+"""
 
 from __future__ import annotations
 

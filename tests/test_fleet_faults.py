@@ -1,4 +1,7 @@
-"""What goes wrong with one tenant, one lock or one server, and what a run makes of it."""
+"""What goes wrong with one tenant, one lock or one server, and what a run makes of it.
+
+Longer than most: each fault needs revisions of its own, which are written out where they are used.
+"""
 
 from __future__ import annotations
 

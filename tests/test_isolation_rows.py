@@ -1,4 +1,7 @@
-"""Recognisable rows in difficult models: every table filled, every canary known again, and none mistaken."""
+"""Recognisable rows in difficult models: every table filled, every canary known again, and none mistaken.
+
+Longer than most: it holds the models that cannot be filled, and those that no generator has foreseen.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One budget of connections for all cells of a process, on real servers: who gets them, who waits, what goes wrong."""
+"""One budget of connections for all cells of a process, on real servers: who gets them, who waits, what goes wrong.
+
+Longer than most: each refusal of a server or a pooler has to be brought about on one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The structural fingerprint: equal for schemas made alike, whatever they are called; each difference by its name."""
+"""The structural fingerprint: equal for schemas made alike, whatever they are called; each difference by its name.
+
+Long because it is a list: of the definitions that make two schemas different, one entry for each kind of object.
+"""
 
 from __future__ import annotations
 
