@@ -89,7 +89,7 @@ class Scene:
             self._wait_for_its_backends()
             yield
             if child.exitcode == 0:
-                assert at > 10, "the child was through before it could be killed"
+                assert at > 9, "the child was through before it could be killed"
                 return
 
     def _wait_for_its_backends(self) -> None:
