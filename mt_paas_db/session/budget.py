@@ -6,9 +6,12 @@ each call, and closes what stands in `closing`. The same decisions serve a tenan
 How places are shared:
 
 - An idle connection serves its own cell at once, the one used last first.
-- Who finds no place, and whose cell holds none, has the connection closed that has been idle for longest, whosever it
-  is. Where its cell holds some it waits for those, and for what others have left unused for `rest_s`: a busy cell has
-  one idle now and then, and needs it again sooner than another is opened.
+- Who finds no place, and whose cell holds none, has the connection closed that has been idle for longest: of the cells
+  that hold others besides, or unused for `rest_s`. A cell's only one that was used just now is closed for it where all
+  have but one, and else after `quantum_s`: by then one of a cell that holds more has mostly come back. Otherwise the
+  cell that lost its only one would be the next to have none, and go round taking others' for ever.
+- Where its cell holds some it waits for those, and for what others have left unused for `rest_s`: a busy cell has one
+  idle now and then, and needs it again sooner than another is opened.
 - A connection that comes back goes to its own cell's longest waiter, for nothing, unless another cell is owed one, and
   it has served its present cell for `quantum_s`: one that holds none, or got none for `stall_s`; or one that holds two
   fewer, and has waited for a quantum. Then it is closed, and the place handed on.
@@ -19,11 +22,29 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mt_paas_db.session.places import CellStatus, Member, Place, PoolStatus, Slot, Waiter
 
 OPENING_S = 0.01
 """What a new connection is taken to cost: twice the 5 ms that opening took, as a new backend knows no table yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The places, counted.
+
+    Attributes:
+        members: Who has any.
+        held: How many that are not being closed.
+        several: Whether anybody has two of those.
+        closing: Since when the others are being closed.
+    """
+
+    members: list[Member]
+    held: Counter[Member]
+    several: bool
+    closing: list[float]
 
 
 class Budget:
@@ -44,7 +65,7 @@ class Budget:
         *,
         idle_s: float = float("inf"),
         quantum_s: float = 10 * OPENING_S,
-        rest_s: float = 50 * OPENING_S,
+        rest_s: float = 200 * OPENING_S,
         stall_s: float = 50 * OPENING_S,
         lost: Callable[[Place], None] = lambda _: None,
     ) -> None:
@@ -52,13 +73,14 @@ class Budget:
         self.evictions = 0
         self.closing: deque[Slot] = deque()  # to be closed without the lock, and freed
         self._idle_s = idle_s
-        self._quantum_s = quantum_s
+        self.quantum_s = quantum_s
         self.rest_s = rest_s
         self._stall_s = stall_s
         self._lost = lost
         self._sweep_at = float("-inf")
         self._places: dict[int, Place] = {}
         self._waiting: dict[Member, None] = {}
+        self._standing: _Standing | None = None  # what `_stand` has counted, until a place changes
 
     # -- taking
 
@@ -89,6 +111,10 @@ class Budget:
             self._hand_on(now)
             self._relieve(now)
         return waiter.slot
+
+    def patience_s(self, waiter: Waiter) -> float:
+        """Return after how long `waiter` shall look again, as nobody tells it when a rest or a quantum is over."""
+        return self.rest_s if self._held()[waiter.member] else self.quantum_s
 
     def withdraw(self, waiter: Waiter) -> Slot | None:
         """Let `waiter` wait no more; return what it had been given, which is the caller's to give back."""
@@ -123,6 +149,7 @@ class Budget:
 
     def end(self, slot: Slot, now: float) -> None:
         """Take back a slot whose connection, if it has one, shall be closed."""
+        self._standing = None
         place = self._places.get(id(slot))
         if place is not None:
             place.closing_since = now
@@ -130,11 +157,13 @@ class Budget:
 
     def free(self, slot: Slot, now: float) -> None:
         """Free the place of a slot that holds no connection any more, and hand it on."""
+        self._standing = None
         self._places.pop(id(slot), None)
         self._hand_on(now)
 
     def lost(self, place: Place, now: float) -> None:
         """Free the place of a slot that nobody gave back."""
+        self._standing = None
         if self._places.get(place.key) is place:
             del self._places[place.key]
         self._hand_on(now)
@@ -152,6 +181,7 @@ class Budget:
 
     def forget(self, keep: Callable[[Slot], None]) -> None:
         """Forget every place and waiter: they are another process's. Their slots go to `keep`, now or when put back."""
+        self._standing = None
         for member in [*self._members(), *self._waiting]:
             member.keeps, member.close = False, keep
             self.closing.extend(member.idle)
@@ -164,14 +194,19 @@ class Budget:
 
     def _owed(self, slot: Slot, now: float) -> bool:
         """Whether the place of a slot that came back is owed to another cell."""
-        if slot.opened_at + self._quantum_s > now:
+        if slot.opened_at + self.quantum_s > now:
             return False
         member, covering, held = slot.member, self._covering(now), self._held()
         others = [other for other in self._demanding() if other is not member]
-        if sum(self._counts(other, held, now) == 0 for other in others) > covering:
+        needy = [other for other in others if self._counts(other, held, now) == 0]
+        if len(needy) > covering and (held[member] > 1 or self._urgent(needy, now)):
             return True
-        patient = [other for other in others if other.waiting[0].since + self._quantum_s <= now]
+        patient = [other for other in others if other.waiting[0].since + self.quantum_s <= now]
         return bool(member.waiting) and any(held[member] >= held[other] + covering + 2 for other in patient)
+
+    def _urgent(self, needy: list[Member], now: float) -> bool:
+        """Whether a cell's only connection goes for those without any: nobody has two, or one has waited for long."""
+        return not self._stand().several or any(member.waiting[0].since + self.quantum_s <= now for member in needy)
 
     def _counts(self, member: Member, held: Counter[Member], now: float) -> int:
         """How many slots a waiting member holds; none where nothing of them has come back to it for long."""
@@ -207,6 +242,7 @@ class Budget:
         self.end(slot, now)
 
     def _open(self, member: Member, now: float) -> Slot:
+        self._standing = None
         slot = member.make()
         slot.member, slot.since, slot.opened_at = member, now, now
         place = Place(slot, self._lost)
@@ -221,9 +257,13 @@ class Budget:
         if not idle:
             return
         held, covering = self._held(), self._covering(now)
-        needy = sum(self._counts(member, held, now) == 0 for member in demanding)
-        if needy <= covering:  # what has been used just now will be again, by its own cell, and sooner than opened
-            idle = [member for member in idle if member.idle[0].since + self.rest_s <= now]
+        needy = [member for member in demanding if self._counts(member, held, now) == 0]
+        rested = [member for member in idle if member.idle[0].since + self.rest_s <= now]
+        if len(needy) <= covering:  # what has been used just now will be again, by its own cell, and sooner than opened
+            idle = rested
+        elif not self._urgent(needy, now):
+            idle = [member for member in idle if held[member] > 1] or rested
+        idle = [member for member in idle if held[member] > 1] or idle
         if idle and sum(len(member.waiting) for member in demanding) > covering:
             spare = min(idle, key=lambda member: member.idle[0].since)
             self._evict_slot(spare.idle.pop(0), now)
@@ -247,6 +287,7 @@ class Budget:
         """Free the places of members whose event loop is closed."""
         for member in self._members():
             if member.gone():
+                self._standing = None
                 member.keeps = False
                 self.closing.extend(member.idle)
                 member.idle.clear()
@@ -263,16 +304,29 @@ class Budget:
             del self._waiting[member]
         return list(self._waiting)
 
+    def _stand(self) -> _Standing:
+        """Return who has how many. Counted anew after each change of a place, which forgets it before it is made."""
+        standing = self._standing
+        if standing is None:
+            places = self._places.values()
+            held = Counter(place.member for place in places if place.closing_since is None)
+            standing = self._standing = _Standing(
+                members=list(dict.fromkeys(place.member for place in places)),
+                held=held,
+                several=any(number > 1 for number in held.values()),
+                closing=[place.closing_since for place in places if place.closing_since is not None],
+            )
+        return standing
+
     def _members(self) -> list[Member]:
-        return list(dict.fromkeys(place.member for place in self._places.values()))
+        return self._stand().members
 
     def _held(self) -> Counter[Member]:
-        return Counter(place.member for place in self._places.values() if place.closing_since is None)
+        return self._stand().held
 
     def _covering(self, now: float) -> int:
         """How many places are about to be free. One that takes long to close is not waited for."""
-        since = [place.closing_since for place in self._places.values() if place.closing_since is not None]
-        return sum(begun + self._stall_s > now for begun in since)
+        return sum(begun + self._stall_s > now for begun in self._stand().closing)
 
     def slots(self) -> list[Slot]:
         """Return the slots that are open, but for those that are being closed."""

@@ -265,8 +265,11 @@ class TenantSessionContext:
                 await session.commit()
         finally:
             try:
-                # A cancelled task must not leave the connection half closed.
-                await asyncio.shield(asyncio.ensure_future(session.close()))
+                if session.sync_session.in_transaction():
+                    # A cancelled task must not leave the connection half closed.
+                    await asyncio.shield(asyncio.ensure_future(session.close()))
+                else:  # it has no connection: nothing is sent, and nothing is waited for
+                    session.sync_session.close()
             finally:
                 if self._seat is not None:
                     self._seat.leave()

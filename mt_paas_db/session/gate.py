@@ -63,28 +63,29 @@ class TaskWaiter(Waiter):
     def __init__(self, member: Member, since: float) -> None:
         super().__init__(member, since)
         self._loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
+        self._woken = self._loop.create_future()
 
     def wake(self) -> bool:
         if asyncio._get_running_loop() is self._loop:
-            self._woken.set()
+            self._wake()
             return True
         try:
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the loop is closed, its tasks with it
             return False
         return True
 
-    def wait(self, timeout_s: float) -> None:
-        await_only(self._wait(timeout_s))
+    def _wake(self) -> None:
+        if not self._woken.done():  # nor cancelled, with the task that waits
+            self._woken.set_result(None)
 
-    async def _wait(self, timeout_s: float) -> None:
-        timer = self._loop.call_later(timeout_s, self._woken.set)
+    def wait(self, timeout_s: float) -> None:
+        timer = self._loop.call_later(timeout_s, self._wake)
         try:
-            await self._woken.wait()
+            await_only(self._woken)
         finally:
             timer.cancel()
-        self._woken.clear()
+        self._woken = self._loop.create_future()
 
 
 Explain = Callable[[Member, float, PoolStatus], PoolExhaustedError]
@@ -159,16 +160,23 @@ class Gate:
         try:
             while True:
                 now = self._clock()
-                with self._decision():
-                    slot = self._budget.claim(waiter, now)
-                    if slot is None and now >= deadline:
-                        self._budget.withdraw(waiter)
-                        status = self._budget.status(now)
-                        break
-                self._settle()
+                with self._lock:
+                    self._busy = True
+                    try:
+                        slot = self._budget.claim(waiter, now)
+                        if slot is None:
+                            if now >= deadline:
+                                self._budget.withdraw(waiter)
+                                status = self._budget.status(now)
+                                break
+                            patience_s = self._budget.patience_s(waiter)
+                    finally:
+                        self._busy = False
+                if self._inbox or self._budget.closing:
+                    self._settle()
                 if slot is not None:
                     return slot, now - waiter.since
-                waiter.wait(min(deadline - now, self._budget.rest_s))  # by then, others' may have rested enough
+                waiter.wait(min(deadline - now, patience_s))
         except BaseException:
             self._withdraw(waiter)
             raise
