@@ -2,8 +2,11 @@
 
 The load is an open loop: transactions begin at a fixed rate, half of what a closed loop reached before, whether those
 before them have ended or not, and each counts from when it was due (no coordinated omission). Phases with churn and
-without take turns, in pairs whose order changes; the bar is the median of the pairs' ratios. Clients and churn are
-processes of their own.
+without take turns, in pairs whose order changes; the bar is the median of the pairs' ratios.
+
+Clients and churn are processes of their own, and so that it is the server in which they meet, clients have one core and
+the server another (`benchmarks.cores`). The process that churns stands for an operator's, on another machine: it shares
+the server's core, and lets the server go first.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cores import clients_apart, keep_servers
 from benchmarks.plot import Chart, Line, svg
 from benchmarks.report import Bar, Result, Row, environment
 from benchmarks.scaling.doors import OURS
@@ -33,6 +37,7 @@ SUMMARY = "what the others feel while tenants are created, suspended and deleted
 LIMIT = 1.5
 QUIET, CHURN = "without churn", "with churn"
 _ONE_IN = (2, 10, 100, 1000)
+_YIELDS = 10  # to what has 0, of -20 to 19
 _CLIENTS = 32  # of the closed loop that finds the capacity: more than there are connections
 
 
@@ -71,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cell-size", type=number, help="tenants that share a login role; the setting's default")
     parser.add_argument("--rate", type=float, default=2.0, help="tenants created, suspended, deleted in a second; 2")
     parser.add_argument("--load", type=float, default=0.5, help="part of the capacity at which transactions come; 0.5")
-    parser.add_argument("--pairs", type=number, help="of phases; 6, or 20 with --full")
+    parser.add_argument("--pairs", type=number, help="of phases; 9, or 20 with --full")
     parser.add_argument("--seconds", type=float, help="of a phase; 10, or 15 with --full")
     parser.add_argument("--connections", type=number, default=16, help="server connections of the clients, in all; 16")
     parser.add_argument("--processes", type=number, default=2, help="that the clients are spread over; 2")
@@ -82,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Result:
     """Measure. Raises `LookupError` where there is no PostgreSQL."""
     load = os.getloadavg()[0]
-    pairs = options.pairs or (20 if options.full else 6)
+    pairs = options.pairs or (20 if options.full else 9)
     seconds = options.seconds or (15.0 if options.full else 10.0)
     with ExitStack() as stack:
         fleet = stack.enter_context(
@@ -91,6 +96,9 @@ def run(options: argparse.Namespace) -> Result:
         fleet.grow(options.tenants or (1000 if options.full else 200))
         loaders = stack.enter_context(workers(options.processes))
         churner = stack.enter_context(Worker())
+        core = stack.enter_context(clients_apart(loaders.pids))
+        keep_servers([fleet.server.pid, churner.pid], core)
+        os.setpriority(os.PRIO_PROCESS, churner.pid, _YIELDS)
         bench = Bench(fleet, loaders, churner, options, seconds)
         capacity = bench.begin()
         for pair in range(pairs):

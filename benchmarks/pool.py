@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="of each measurement; 2, or 4 with --full")
     parser.add_argument("--warm-up", type=float, metavar="SECONDS", help="before each; 1, or 2 with --full")
     parser.add_argument("--sweeps", type=at_least(0), default=2, help="visits of all tenants before the warm-up; 2")
-    parser.add_argument("--rounds", type=number, help="at the points of the bars; 3, or 5 with --full")
+    parser.add_argument("--rounds", type=number, help="at the points of the bars; 5, or 9 with --full")
     parser.add_argument("--pg", type=int, metavar="MAJOR", help="PostgreSQL's major version; the newest there is")
 
 
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> Result:
     options.clients, options.tenants = options.clients or sizes, options.tenants or sizes
     options.seconds = options.seconds or (4.0 if options.full else 2.0)
     options.warm_up = options.warm_up or (2.0 if options.full else 1.0)
-    rounds = options.rounds or (5 if options.full else 3)
+    rounds = options.rounds or (9 if options.full else 5)
     remarks: list[str] = []
     figures: Figures = defaultdict(lambda: defaultdict(Found))
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import psycopg
 from tests.fleet import Service
 
 _EVERY_S = 0.1
+_GONE_S = 10.0
 
 _SESSIONS = (
     "SELECT pid, usename FROM pg_catalog.pg_stat_activity"
@@ -103,7 +105,10 @@ class Watch:
         return [pid for pid, login in found if not logins or login in logins]
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Begin to count anew, once the sessions of before have ended: the server takes its time over many."""
+        deadline = time.monotonic() + _GONE_S
+        while self.sessions() and time.monotonic() < deadline:
+            time.sleep(_EVERY_S / 10)
         with self._lock:
             self._most = 0
             self._before = self._begun()
