@@ -15,7 +15,7 @@ import psycopg
 from tests.fleet import Service
 
 _EVERY_S = 0.1
-_GONE_S = 10.0
+_GONE_S, _QUIET = 10.0, 5
 
 _SESSIONS = (
     "SELECT pid, usename FROM pg_catalog.pg_stat_activity"
@@ -106,9 +106,10 @@ class Watch:
 
     def reset(self) -> None:
         """Begin to count anew, once the sessions of before have ended: the server takes its time over many."""
-        deadline = time.monotonic() + _GONE_S
-        while self.sessions() and time.monotonic() < deadline:
-            time.sleep(_EVERY_S / 10)
+        deadline, quiet = time.monotonic() + _GONE_S, 0
+        while quiet < _QUIET and time.monotonic() < deadline:  # some that were refused a place have yet to be seen
+            quiet = 0 if self.sessions() else quiet + 1
+            time.sleep(_EVERY_S)
         with self._lock:
             self._most = 0
             self._before = self._begun()
