@@ -95,6 +95,38 @@ def test_a_session_whose_backend_was_killed_gives_its_place_back(
     manager.close()
 
 
+@pytest.mark.parametrize("then", ["statement", "savepoint", "commit", "raw"])
+@pytest.mark.parametrize("chosen", [route for route in ROUTES if not route.pooled and route.is_async], ids=str)
+def test_a_backend_that_ends_between_statements_is_told(fleet: Service, chosen: Route, then: str) -> None:
+    """A driver of asyncio may hear of it before anything is sent."""
+    manager = fleet.manager(**chosen.options, pool_size=1)
+
+    async def statements() -> None:
+        async with manager.get_session("hallym") as session:
+            if then == "savepoint":
+                await session.begin_nested()
+            await session.run_sync(tenant_of)
+            kill_backends(fleet)
+            await asyncio.sleep(0.2)
+            if then != "commit":
+                await session.execute(text("SELECT 1"))
+
+    async def raw() -> None:
+        async with manager.raw_connection("hallym") as connection:
+            await connection.execute("SELECT 1")
+            kill_backends(fleet)
+            await asyncio.sleep(0.2)
+
+    async def scenario() -> None:
+        with pytest.raises(ServerUnavailableError, match="tenant 'hallym'"):
+            await (raw() if then == "raw" else statements())
+        async with manager.get_session("korea") as session:
+            assert await session.run_sync(tenant_of) == "korea"
+        await manager.aio.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_backend_killed_at_rest_never_gives_a_wrong_answer(runner: Runner, fleet: Service) -> None:
     runner.run("hallym", tenant_of)
     kill_backends(fleet)

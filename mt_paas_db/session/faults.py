@@ -88,7 +88,7 @@ _LOST = (  # in words alone: asyncpg keeps the server's last ones without their 
     ("server_login_retry", "PgBouncer could not log in to the server, and tries again in a moment"),
     ("terminating connection due to", _ENDED["57P01"]),
     (
-        "closed the connection unexpectedly|closed in the middle of operation|the connection is lost",
+        "closed the connection unexpectedly|closed in the middle of operation|connection is (lost|closed)",
         "the connection to the server was lost",
     ),
 )

@@ -156,7 +156,10 @@ def check_pin(connection: Connection) -> None:
         raise ContextLostError(pin.tenant_id, "no pinned transaction was begun on this connection")
     if pinned is not pin:
         raise TenantMismatchError("this connection", expected=pin.tenant_id, found=pinned.tenant_id)
-    if not cast("Pinning", connection.dialect).in_transaction(state.driver):
+    dialect = cast("Pinning", connection.dialect)
+    if not dialect.in_transaction(state.driver):
+        if dialect.gone(state.driver):
+            return  # the driver refuses the statement, and SQLAlchemy learns from its error to let go of the connection
         raise ContextLostError(pin.tenant_id, "the transaction was ended by SQL text")
     in_force = tenant_in_force()
     if in_force is not None and in_force not in (pin.tenant_id, pin.asked_as):

@@ -115,17 +115,24 @@ class RawConnectionContext:
         return state.driver
 
     def _finish(self, connection: Connection, *, commit: bool) -> None:
-        """End the transaction, and the connection with it. Raises `ContextLostError` where somebody else ended it."""
+        """End the transaction, and the connection with it.
+
+        Raises:
+            ContextLostError: Somebody else has ended the transaction that shall be committed.
+            ServerUnavailableError: The server has ended the connection.
+        """
         state, dialect = pin_state(connection.connection), cast("Pinning", connection.dialect)
-        lost = not dialect.in_transaction(state.driver)
+        pinned, gone = dialect.in_transaction(state.driver), dialect.gone(state.driver)
         try:
             transaction = connection.get_transaction()
-            if transaction is not None and not lost:
-                transaction.commit() if commit else transaction.rollback()
+            if transaction is not None and commit and (pinned or gone):  # of one that is gone the driver says so
+                transaction.commit()
+            elif transaction is not None and pinned:
+                transaction.rollback()
         finally:
             with suppress(Exception):  # it goes either way
                 connection.invalidate()
             connection.close()
-        if lost and commit:
+        if commit and not pinned and not gone:
             assert self._pin is not None
             raise ContextLostError(self._pin.tenant_id, "the transaction was ended on the raw connection")

@@ -77,6 +77,9 @@ class PinnedAsyncpg(Pinning, PGDialect_asyncpg):
     def in_transaction(self, driver: Any) -> bool:
         return not driver.is_closed() and bool(driver.is_in_transaction())
 
+    def gone(self, driver: Any) -> bool:
+        return bool(driver.is_closed())
+
     def reported(self, driver: Any) -> dict[str, str]:
         settings = driver.get_settings()
         return {name: getattr(settings, name) for name in TRACKED if hasattr(settings, name)}

@@ -282,6 +282,10 @@ class Pinning(_Base):
         """Whether the driver knows itself inside a transaction, as of the server's last answer."""
         raise NotImplementedError
 
+    def gone(self, driver: Any) -> bool:
+        """Whether the driver knows that the connection has ended: it sends nothing any more, and says so."""
+        raise NotImplementedError
+
     def reported(self, driver: Any) -> Mapping[str, str]:
         """Return the settings of `TRACKED` that the server, or the pooler for it, has reported to the driver."""
         raise NotImplementedError

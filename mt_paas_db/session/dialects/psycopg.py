@@ -79,6 +79,9 @@ class _PinnedPsycopg(Pinning, PGDialect_psycopg):
     def in_transaction(self, driver: Any) -> bool:
         return driver.pgconn.transaction_status not in _NO_TRANSACTION
 
+    def gone(self, driver: Any) -> bool:
+        return bool(driver.closed)
+
     def reported(self, driver: Any) -> dict[str, str]:
         values = {name: driver.pgconn.parameter_status(name.encode()) for name in TRACKED}
         return {name: value.decode() for name, value in values.items() if value is not None}
