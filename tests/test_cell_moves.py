@@ -211,24 +211,78 @@ def test_a_tenant_that_moved_again_keeps_what_processes_may_remember(service: Se
     assert manager.cells.settle().revoked == ()
 
 
+def served(service: Service, manager: TenantManager, *tenants: str) -> list[str]:
+    """Return the login of each tenant, by which one that has yet to remember anything is served."""
+    cold = service.manager()
+    logins = [login(manager, tenant) for tenant in tenants]
+    for tenant, here in zip(tenants, logins, strict=True):
+        assert here in may_take(service, manager, tenant)
+        assert note(cold, tenant) == here
+    cold.close()
+    return logins
+
+
+def assert_settles(service: Service, scene: Scene) -> None:
+    """Once nobody can remember what was, each login reaches the tenants of its cell, and there is no other login."""
+    with service.superuser() as su:
+        su.execute("UPDATE mt_paas.tenant SET placed_at = now() - interval '1 hour'")
+    assert scene.manager.cells.settle().done
+    here = {name: [role(scene.manager, t) for t in tenants] for name, tenants in cells(scene.manager).items()}
+    assert members(service) == here
+    of_cells = {load.cell.login_role for load in scene.manager.cells.list()}
+    assert {name for (name,) in rows(service, LOGINS, service.login)} == of_cells
+    assert scene.manager.doctor().ok
+    scene.connection.close()
+
+
+LOGINS = "SELECT rolname FROM pg_roles WHERE rolname ~ (%s || '(_[0-9]+)?$')"
+
+
 def test_a_move_killed_at_any_step_is_whole_or_was_not(service: Service) -> None:
     """However it ends, the tenant is served by the login of its placement; the same call, or settle, completes it."""
     scene = Scene(service, Plan(models=service.models))
     create(scene.manager, "a", "b")
     seen = set()
     for _ in scene.kill_at_each_step("cells.move", lambda: {"tenant_id": "b", "wait": False}):
-        here = login(scene.manager, "b")
-        seen.add(here)
-        assert here in may_take(service, scene.manager, "b")
-        assert note(service.manager(), "b") == here
+        seen.update(served(service, scene.manager, "b"))
     assert len(seen) == 2
-    with service.superuser() as su:
-        su.execute("UPDATE mt_paas.tenant SET placed_at = now() - interval '1 hour'")
-    assert scene.manager.cells.settle().done
-    assert may_take(service, scene.manager, "b") == [login(scene.manager, "b")]
     assert len(scene.manager.cells.list()) == 2
-    assert scene.manager.doctor().ok
-    scene.connection.close()
+    assert_settles(service, scene)
+
+
+def test_a_split_killed_at_any_step_leaves_every_tenant_in_one_cell(service: Service) -> None:
+    """Some have moved, in whole transactions; none is lost, and settle takes back what they have left behind."""
+    service.manager().init()
+    large = service.manager(cell_size=4)
+    create(large, "a", "b", "c")
+    forget_after(service, 3600)
+    scene = Scene(service, Plan(models=service.models), {"cell_size": 1})
+    seen = set()
+
+    def words() -> dict[str, Any]:
+        for tenant in "bc":
+            large.cells.move(tenant, "default", wait=False)
+        return {"cell": "default", "wait": False}
+
+    for _ in scene.kill_at_each_step("cells.split", words):
+        seen.add(len(set(served(service, scene.manager, "a", "b", "c"))))
+    assert seen == {1, 2, 3}
+    assert_settles(service, scene)
+
+
+def test_a_rotation_killed_at_any_step_is_whole_or_was_not(service: Service) -> None:
+    service.manager().init()
+    create(service.manager(cell_size=1), "a", "b")
+    forget_after(service, 3600)
+    scene = Scene(service, Plan(models=service.models))
+    cell, former = scene.manager.get("b").placement.cell, login(scene.manager, "b")
+    seen = set()
+    for _ in scene.kill_at_each_step("cells.rotate", lambda: {"cell": cell, "wait": False}):
+        seen.update(served(service, scene.manager, "b"))
+        assert scene.manager.get("b").placement.cell == cell
+    assert former in seen
+    assert len(seen) > 1
+    assert_settles(service, scene)
 
 
 # -- closed in the grace period
