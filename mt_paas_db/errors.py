@@ -140,15 +140,16 @@ class PoolExhaustedError(ServerError):
     """Nobody gave a connection back in time; nothing was sent.
 
     What is saturated is this process's budget of connections, or (``tenant_id`` is set) the tenant's own limit of
-    sessions. ``limit`` is how many there are, ``holders`` who had how many in use, by cell, those with most first;
-    ``waiting`` how many others waited, ``oldest_use_s`` for how long the longest was in use, ``waited_s`` the caller.
+    sessions, or (``cell`` is None) the few connections that look tenants up in the catalog. ``limit`` is how many there
+    are, ``holders`` who had how many in use, by cell, those with most first; ``waiting`` how many others waited,
+    ``oldest_use_s`` for how long the longest was in use, ``waited_s`` the caller.
     """
 
     def __init__(
         self,
         cluster: str,
         *,
-        cell: str,
+        cell: str | None,
         waited_s: float,
         limit: int,
         holders: tuple[tuple[str, int], ...] = (),
@@ -161,6 +162,12 @@ class PoolExhaustedError(ServerError):
             message = (
                 f"tenant {tenant_id!r} has all {limit} of the sessions that its limit allows in a process, {longest}; "
                 f"none was over within {waited_s:.1f} s. End sessions sooner, or raise the tenant's max_sessions"
+            )
+        elif cell is None:
+            message = (
+                f"no connection to look a tenant up in the catalog within {waited_s:.1f} s: all {limit} that a process "
+                f"or event loop has for it are in use, {longest}, and {waiting} others wait. A look-up takes a "
+                "millisecond: find out why the server does not answer"
             )
         else:
             most = ", ".join(f"{name} {count}" for name, count in holders[:5])

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Session
 
 from mt_paas_db.catalog.queries import queries
@@ -28,6 +29,7 @@ from mt_paas_db.errors import (
     TenantSuspendedError,
     UnknownTenantError,
 )
+from mt_paas_db.session.engines import LOOK_UPS
 from tests.conftest import bouncer_for
 from tests.fleet import CONNECTION_LOST, PASSWORD, ROUTES, Route, Runner, Service
 from tests.models import Note
@@ -165,6 +167,35 @@ def test_a_server_restart_is_survived(own_server: PostgresServer, chosen: Route,
         runner.close()
         if pooler:
             pooler.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("chosen", [route for route in ROUTES if not route.pooled], ids=str)
+def test_look_ups_that_wait_in_vain_say_so_and_recover(fleet: Service, chosen: Route) -> None:
+    """A catalog that answers no more: who is not remembered waits for a bounded time, and is told for what."""
+    runner = Runner(fleet.manager(pool_timeout_s=0.2, **chosen.options), chosen)
+    engines = runner.manager._door.engines
+    assert runner.run("hallym", tenant_of) == "hallym"
+
+    def refused() -> None:
+        with pytest.raises(PoolExhaustedError, match="to look a tenant up in the catalog") as caught:
+            runner.run("korea", tenant_of)
+        assert (caught.value.cell, caught.value.limit) == (None, LOOK_UPS)
+        assert runner.run("hallym", tenant_of) == "hallym"  # remembered
+
+    if chosen.is_async:
+
+        async def hold() -> AsyncConnection:
+            return await engines.asyncio("main", "catalog").connect()
+
+        held = [runner.await_(hold) for _ in range(LOOK_UPS)]
+        refused()
+        for connection in held:
+            runner.await_(connection.close)
+    else:
+        with engines.blocking("main", "catalog").connect(), engines.blocking("main", "catalog").connect():
+            refused()
+    assert runner.run("korea", tenant_of) == "korea"
+    runner.close()
 
 
 def test_an_exhausted_pool_says_so_and_recovers(fleet: Service) -> None:

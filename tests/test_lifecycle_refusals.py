@@ -15,6 +15,7 @@ from mt_paas_db.errors import (
     ConfigurationError,
     InvalidIdentifierError,
     LockedError,
+    LoginRefusedError,
     MissingRightsError,
     ServerUnavailableError,
     TenancyError,
@@ -176,10 +177,24 @@ def test_settings_of_another_installation(fleet: Service) -> None:
 
 def test_an_admin_dsn_that_is_wrong(service: Service, manager: TenantManager) -> None:
     wrong = service.server.dsn(service.database, user=service.login, password="hunter2")
-    with pytest.raises(ServerUnavailableError) as caught:
+    with pytest.raises(LoginRefusedError) as caught:
         service.manager(clusters=clusters(app_dsn(service), wrong)).create("hallym")
     assert "admin DSN" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_admin_whose_connection_is_ended_is_told(service: Service, manager: TenantManager) -> None:
+    def shut(*_: Any) -> None:
+        with service.superuser() as su:
+            su.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    with pytest.raises(ServerUnavailableError, match="the server ended the connection") as caught:
+        TenantManager(service.settings(), models=service.models, seed=shut).create("hallym")
+    assert caught.value.cluster == "main"
+    assert manager.list() == []
 
 
 def test_the_login_role_is_no_admin(fleet: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -238,6 +239,28 @@ def test_a_provider_that_is_set_later_is_noticed(
     manager._door.telemetry._look_at = 0
     visit(manager)
     assert len(listener.spans) == 1
+
+
+def test_a_fork_counts_from_nothing(fleet: Service, listener: Listener) -> None:
+    """Also where another thread of the parent's was counting at that moment."""
+    manager = fleet.manager()
+    with manager.get_session("hallym"):
+        watching = manager._door.telemetry.probe
+        assert watching is not None
+        counted = sorted(reading.metric.name for reading in watching.readings())
+        with watching._lock, manager._door.resolver._lock, manager._door.limits._lock:
+            child = os.fork()
+        if child == 0:  # pragma: no cover  (another process)
+            code = 1
+            try:
+                before = list(watching.readings())
+                visit(manager)
+                active = {reading.value for reading in watching.readings() if reading.metric is metrics.SESSION_ACTIVE}
+                code = 0 if (before, active) == ([], {0}) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert sorted(reading.metric.name for reading in watching.readings()) == counted != []
 
 
 def visit(manager: TenantManager) -> None:

@@ -24,7 +24,8 @@ from mt_paas_db.catalog.registry import sqlstate_of
 from mt_paas_db.catalog.scram import stable_verifier
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Installation
-from mt_paas_db.errors import CatalogMissingError, LockedError, MissingRightsError, ServerUnavailableError
+from mt_paas_db.errors import CatalogMissingError, LockedError, MissingRightsError
+from mt_paas_db.session.faults import connection_fault, server_fault
 
 MINIMUM_VERSION = 15
 
@@ -184,11 +185,7 @@ class Admin:
             try:
                 return dialect.connect(*arguments, **options)
             except dialect.loaded_dbapi.Error as error:
-                line = str(error).strip().splitlines()[0]
-                raise ServerUnavailableError(
-                    self.cluster,
-                    f"cannot connect with the admin DSN: {line}; check it and that the server runs",
-                ) from error
+                raise connection_fault(error, cluster=self.cluster, url=url, dsn="admin DSN") from error
 
         return engine
 
@@ -209,7 +206,7 @@ class Admin:
 
         Raises:
             CatalogMissingError: `as_owner`, and there is no owner role.
-            ServerUnavailableError: No connection.
+            ServerUnavailableError: No connection, or the server has ended it.
             MissingRightsError: The server refused a statement for want of a right (42501).
             LockedError: A lock was not to be had within 30 s (55P03).
         """
@@ -254,4 +251,7 @@ class Admin:
                     "another transaction has held a lock that this step needs for more than 30 s; "
                     "nothing was changed, try again when it has ended",
                 ) from error
+            fault = server_fault(error.orig, cluster=self.cluster, connection=None)
+            if fault is not None:
+                raise fault from error
             raise

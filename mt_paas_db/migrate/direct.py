@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 from mt_paas_db.catalog.credentials import CredentialProvider, cluster_url
 from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import queries
 from mt_paas_db.catalog.settings import Settings
-from mt_paas_db.errors import CatalogMissingError, MissingRightsError, PooledConnectionError, ServerUnavailableError
+from mt_paas_db.errors import CatalogMissingError, MissingRightsError, PooledConnectionError
+from mt_paas_db.session.faults import connection_fault
 
 _PROOF = "mt_paas.direct"
 """A setting that comes with the connection. A pooler refuses it, or forgets to pass it on."""
@@ -78,8 +80,7 @@ def connect(dsn: str, *, owner: str, entry: str, timeout_s: float = 10.0) -> psy
     except psycopg.OperationalError as error:
         if "unsupported startup parameter" in str(error):
             raise PooledConnectionError(entry) from error
-        line = str(error).strip().splitlines()[0]
-        raise ServerUnavailableError(entry, f"cannot connect for migrations: {line}; check the direct DSN") from error
+        raise connection_fault(error, cluster=entry, url=make_url(dsn), dsn="direct DSN") from error
     try:
         _prove(connection, owner=owner, entry=entry)
     except BaseException:

@@ -13,8 +13,9 @@ from contextvars import ContextVar
 
 from mt_paas_db.catalog.identifiers import TenantId, parse_tenant_id
 from mt_paas_db.errors import NoTenantError
+from mt_paas_db.telemetry.logs import IN_FORCE
 
-_current: ContextVar[TenantId | None] = ContextVar("mt_paas_db_tenant", default=None)
+_current: ContextVar[TenantId | None] = IN_FORCE
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from types import TracebackType
@@ -20,7 +22,7 @@ from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
 from mt_paas_db.session.readings import PoolReadings
 from mt_paas_db.session.resolver import Resolved, Resolver, check_open, check_window
-from mt_paas_db.telemetry.probe import Probe, SessionWatch, Telemetry
+from mt_paas_db.telemetry.probe import SessionWatch, Telemetry
 
 if TYPE_CHECKING:
     from mt_paas_db.errors import TenantError
@@ -59,11 +61,9 @@ class Door:
         self.engines = Engines(settings, credentials, refused=self._refused, telemetry=self.telemetry)
         self.telemetry.observe(self.resolver)
         self.telemetry.observe(PoolReadings(self.engines, tables=tables))
-        self.telemetry.when_watching(self._listen)
+        self.telemetry.when_watching(self.engines.listen)
         self.limits = SessionLimits(settings.pool_timeout_s)
-
-    def _listen(self, probe: Probe) -> None:
-        self.engines.gate.listener = probe
+        _DOORS.add(self)
 
     def _refused(self, flavour: str) -> Refused:
         def explain(pin: Pin, sqlstate: str | None) -> TenantError | None:
@@ -83,7 +83,8 @@ class Door:
         """Return where the tenant lives, remembered or asked.
 
         What says that the tenant lacks a revision in `requires` is asked again: it may have been migrated since.
-        Raises as `Resolver.ask`, `check_open` and `check_window`.
+        Raises as `Resolver.ask`, `check_open` and `check_window`, and `PoolExhaustedError` where others take all the
+        connections for look-ups for too long.
         """
         resolved = self._remembered(name, requires)
         if resolved is None:
@@ -121,6 +122,23 @@ class Door:
         if self.telemetry.probe is not None:
             self.telemetry.probe.looked_up(hit=resolved is not None)
         return resolved
+
+
+    def _forked(self) -> None:
+        self.telemetry.forked()
+        self.resolver.forked()
+        self.limits.forked()
+
+
+_DOORS: weakref.WeakSet[Door] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for door in list(_DOORS):
+        door._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check(resolved: Resolved, requires: tuple[str, ...] | None) -> None:

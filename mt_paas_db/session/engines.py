@@ -26,7 +26,7 @@ from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
 from mt_paas_db.session.dialects.pinning import PinState, Refused, state_in
 from mt_paas_db.session.dialects.psycopg import check_libpq
 from mt_paas_db.session.faults import connection_fault, server_fault
-from mt_paas_db.session.gate import Gate
+from mt_paas_db.session.gate import Gate, PoolListener
 from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.naming import commenting, unique_texts
 from mt_paas_db.session.places import Member, PoolStatus
@@ -43,6 +43,9 @@ _Key = tuple[str, Role, str | None]
 
 LOOK_UPS = 2
 """Connections for looking up where tenants live, of a process and of each event loop; beside the budget."""
+
+LOOKING_UP = "look-ups"
+"""What their pool is called, where that of a cell is called like its login role."""
 
 MOST_UNUSED = 256
 """Beyond how many engines those without a connection are let go of: each keeps compiled statements of its own."""
@@ -79,7 +82,13 @@ class Engines:
             idle_s=settings.pool_idle_s,
             explain=_exhausted,
         )
+        self._gates = weakref.WeakSet([self.gate])
         _ENGINES.add(self)
+
+    def listen(self, listener: PoolListener) -> None:
+        """Have `listener` told of the events of all pools, those of look-ups too."""
+        for gate in self._gates:
+            gate.listener = listener
 
     def blocking(self, entry: str, role: Role = "tenant", login: str | None = None) -> Engine:
         """Return the blocking engine of a credentials entry, or of a login role there that is not the installation's.
@@ -193,14 +202,11 @@ class Engines:
         options: dict[str, Any] = {"pool_recycle": settings.pool_recycle_s, "pool_pre_ping": settings.pool_pre_ping}
         if role == "catalog":
             # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
-            return {
-                **options,
-                "pool_size": LOOK_UPS,
-                "max_overflow": 0,  # one that is opened beyond the others is closed after one use: all cost, no use
-                "pool_timeout": settings.pool_timeout_s,
-                "pool_pre_ping": True,
-                "isolation_level": "AUTOCOMMIT",
-            }
+            gate = Gate(LOOK_UPS, timeout_s=settings.pool_timeout_s, explain=_exhausted)
+            gate.listener = self.gate.listener
+            self._gates.add(gate)
+            options.update(poolclass=BudgetPool, gate=gate, cluster=entry, cell=LOOKING_UP, loop=loop)
+            return {**options, "pool_pre_ping": True, "isolation_level": "AUTOCOMMIT"}
         if settings.pooling == "none":
             return {"poolclass": NullPool}
         options.update(poolclass=BudgetPool, gate=self.gate, cluster=entry, cell=login or self._shared_login, loop=loop)
@@ -290,7 +296,7 @@ def _exhausted(member: Member, waited_s: float, status: PoolStatus) -> PoolExhau
     holders = sorted(((cell.cell, cell.in_use) for cell in status.cells if cell.in_use), key=lambda held: -held[1])
     return PoolExhaustedError(
         member.cluster,
-        cell=member.cell,
+        cell=member.cell if member.cell != LOOKING_UP else None,
         waited_s=waited_s,
         limit=status.budget or 0,
         holders=tuple(holders),

@@ -25,6 +25,8 @@ from mt_paas_db.errors import (
 from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, state_of
 from mt_paas_db.session.pooler import pooler_fault
 
+APP_DSN = "app DSN"
+
 _FULL = (
     "the server's max_connections is reached: count MT_PAAS_DB_POOL_SIZE of all processes against it, put PgBouncer "
     "before the server, or raise it"
@@ -39,7 +41,7 @@ _NOT_ITS_OWN = (
 )
 _LOCKED_OUT = "`mt-paas-db doctor` says which login is missing, or may not log in"
 _FAILOVER = "none of the DSN's hosts is what its target_session_attrs asks for; try again when the failover is through"
-_UNKNOWN_HOST = "the host's name is not known here: check the app DSN, and the machine's DNS"
+_UNKNOWN_HOST = "the host's name is not known here: check the {dsn}, and the machine's DNS"
 _MOMENT = "the server is starting or stopping; try again in a moment"
 
 _CONNECTING: tuple[tuple[str, type[ServerUnavailableError], str], ...] = (
@@ -95,23 +97,25 @@ _LOST = (  # in words alone: asyncpg keeps the server's last ones without their 
 
 
 def connection_fault(
-    error: Exception, *, cluster: str, url: URL, password_refused: str | None = None
+    error: Exception, *, cluster: str, url: URL, dsn: str = APP_DSN, password_refused: str | None = None
 ) -> ServerUnavailableError:
     """Return what to raise where no connection to `url` could be made, as the server, the pooler or the driver said.
 
-    `password_refused` is what to do about that, where it is not what it is to a server.
+    `dsn` is what the settings call it; `password_refused` is what to do about that, where it is not what it is to a
+    server.
     """
     text, state = str(error).strip(), sqlstate_of(error)
     kind, remedy = next(
         ((kind, remedy) for sign, kind, remedy in _CONNECTING if sign == state or re.search(sign, text)),
-        (ServerUnavailableError, "check the app DSN and that the server runs"),
+        (ServerUnavailableError, "check the {dsn} and that the server runs"),
     )
-    if remedy is _NOT_ITS_OWN and password_refused is not None:
-        remedy = password_refused
+    if remedy is _NOT_ITS_OWN:
+        remedy = password_refused or (remedy if dsn == APP_DSN else "check the {dsn}")
     line = text.splitlines()[0] if text else type(error).__name__
     return kind(
         cluster,
-        f"cannot connect as {url.username!r} to database {url.database!r} at {_host(url)}: {line}; {remedy}",
+        f"cannot connect as {url.username!r} to database {url.database!r} at {_host(url)}: {line}; "
+        f"{remedy.format(dsn=dsn)}",
         login=url.username,
     )
 

@@ -61,6 +61,10 @@ class SessionLimits:
         gate.resize(most)
         return gate
 
+    def forked(self) -> None:
+        """In a child: another thread of the parent's may have held the lock."""
+        self._lock = threading.Lock()
+
 
 def _member(resolution: Resolution, gate: Gate, loop: asyncio.AbstractEventLoop | None) -> Member:
     """Return a part in the tenant's limit, one for each session: so that they come in turn, whatever they run on."""

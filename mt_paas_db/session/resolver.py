@@ -120,6 +120,10 @@ class Resolver:
         for cell, tenants in cells.items():
             yield Reading(metrics.REMEMBERED, ((metrics.CELL, cell),), tenants)
 
+    def forked(self) -> None:
+        """In a child: another thread of the parent's may have held the lock. What is remembered stays good."""
+        self._lock = threading.Lock()
+
     def forget(self, generation: int) -> None:
         """Forget every answer that led to this tenant."""
         with self._lock:

@@ -68,6 +68,11 @@ class Telemetry:
             self._look()
         return self.probe
 
+    def forked(self) -> None:
+        """Begin anew in a child: what was counted is the parent's, which goes on telling it."""
+        if self.probe is not None:
+            self.probe.forked()
+
     def _look(self) -> None:
         self._look_at = time.monotonic() + _LOOK_AGAIN_S
         meters, tracers = meter_provider(), tracer_provider()
@@ -147,6 +152,11 @@ class Probe:
         with self._lock:
             counted = self._counts.get(key)
             self._counts[key] = (metric, value if counted is None else counted[1] + value)
+
+    def forked(self) -> None:
+        """See `Telemetry.forked`."""
+        self._lock = threading.Lock()
+        self._counts = {}
 
     def readings(self) -> Iterator[Reading]:
         """Yield what was counted so far."""

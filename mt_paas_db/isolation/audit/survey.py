@@ -20,7 +20,8 @@ from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.catalog.values import Tenant
 from mt_paas_db.core.admin import MINIMUM_VERSION
 from mt_paas_db.core.placement import FIRST_VERSION
-from mt_paas_db.errors import CatalogMissingError, MissingRightsError, ServerUnavailableError
+from mt_paas_db.errors import CatalogMissingError, MissingRightsError
+from mt_paas_db.session.faults import connection_fault
 
 TenantColumns = Mapping[tuple[str, str], str]
 """By schema and table, the column that says whose a row is."""
@@ -130,10 +131,9 @@ def surveyed(settings: Settings, credentials: CredentialProvider, entry: str) ->
     try:
         connection = engine.connect().execution_options(postgresql_readonly=True)
     except OperationalError as error:
-        line = str(error.orig).strip().splitlines()[0]
-        raise ServerUnavailableError(
-            entry, f"cannot connect with the admin DSN: {line}; check it and that the server runs"
-        ) from error
+        fault = error.orig or error
+        assert isinstance(fault, Exception)
+        raise connection_fault(fault, cluster=entry, url=url, dsn="admin DSN") from error
     with connection, connection.begin() as transaction:
         # To compile such queries to machine code takes longer than to run them.
         connection.exec_driver_sql("SET LOCAL jit = off; SET LOCAL search_path = pg_catalog, pg_temp")
