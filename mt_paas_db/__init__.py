@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Settings": "mt_paas_db.catalog.settings",
     "TenancyError": "mt_paas_db.errors",
+    "TenantLogFilter": "mt_paas_db.telemetry.logs",
     "TenantManager": "mt_paas_db.core.manager",
     "configure": "mt_paas_db.core.default",
     "current_tenant": "mt_paas_db.session.context",
@@ -30,6 +31,7 @@ _HOME = {
 __all__ = [
     "Settings",
     "TenancyError",
+    "TenantLogFilter",
     "TenantManager",
     "__version__",
     "configure",
@@ -64,3 +66,4 @@ if TYPE_CHECKING:
     from mt_paas_db.errors import TenancyError as TenancyError
     from mt_paas_db.session.context import current_tenant as current_tenant
     from mt_paas_db.session.context import tenant_context as tenant_context
+    from mt_paas_db.telemetry.logs import TenantLogFilter as TenantLogFilter

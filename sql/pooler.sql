@@ -7,6 +7,18 @@ SELECT c.name, c.login_role AS login, c.name = c.login_role AS own,
  WHERE c.cluster = :cluster
  ORDER BY c.name <> 'default', c.name = c.login_role, length(c.login_role), c.login_role;
 
+-- name: tables
+-- Of the newest tenant, which stands for all: they have the same revisions, or are about to. 0 without any.
+SELECT count(*)
+  FROM (SELECT t.schema_name
+          FROM mt_paas.tenant t
+          JOIN mt_paas.cell c ON c.name = t.cell
+         WHERE c.cluster = :cluster AND t.state NOT IN ('provisioning', 'deleting')
+         ORDER BY t.generation DESC
+         LIMIT 1) newest
+  JOIN pg_catalog.pg_namespace n ON n.nspname = newest.schema_name
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p');
+
 -- name: former_logins
 -- Logins that no cell has any more and that may still take a tenant's role: a process may remember them for the
 -- catalog's cache bound.

@@ -111,6 +111,14 @@ def test_where_it_cannot_be_measured_it_is_estimated(service: Service) -> None:
         assert "estimated for" in finding.message
 
 
+def test_connections_that_do_not_last_for_a_cell_are_named(service: Service, small: TenantManager) -> None:
+    (finding,) = of(service.manager(cell_size=65).doctor(), "cells.connections")
+    assert "closed after 64 tenants" in finding.message
+    assert "MT_PAAS_DB_POOL_MAX_TENANTS=65" in (finding.mend or "")
+    for lasting in ({"cell_size": 64}, {"cell_size": 65, "pool_max_tenants": 65}, {"cell_size": 65, "pooling": "none"}):
+        assert of(service.manager(**lasting).doctor(), "cells.connections") == ()
+
+
 def test_what_awaits_settling_is_named_when_it_is_due(service: Service, small: TenantManager) -> None:
     small.cells.move("a", wait=False)
     assert of(small.doctor(), "cells.settled") == ()

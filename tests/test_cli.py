@@ -804,13 +804,13 @@ def test_the_reference_lists_the_exit_codes() -> None:
 
 def test_the_reference_shows_the_documents_as_they_are(leaving: CommandLine) -> None:
     """It has the keys of the real answer."""
-    for command, (code, document) in documented().items():
+    for command, (code, document) in documents().items():
         if command != "pgbouncer reload":  # test_pgbouncer_config has one that runs
             assert shape(document) == shape(leaving.json(*command.split(), code=code)), command
-    assert documented()["init"][1]["installation"]["catalog_version"] == CATALOG_VERSION
+    assert documents()["init"][1]["installation"]["catalog_version"] == CATALOG_VERSION
 
 
-def documented() -> dict[str, tuple[int, Any]]:
+def documents() -> dict[str, tuple[int, Any]]:
     """Return exit code and document of each command; every ``json`` block follows its command in a comment line."""
     reference = (ROOT / "docs/reference/cli.md").read_text()
     blocks = re.findall(r"<!-- (.+?) -> (\d+) -->\n```json\n(.*?)```", reference, re.S)

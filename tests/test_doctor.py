@@ -521,7 +521,9 @@ def test_without_an_app_dsn(service: Service, manager: TenantManager) -> None:
 def test_without_an_admin_dsn_it_says_what_it_could_not_look_at(fleet: Service) -> None:
     report = fleet.manager(clusters={"main": {"app_dsn": app_dsn(fleet)}}).doctor()
     assert report.ok
-    assert looked(report) == ["server.reachable", "catalog.version", "pooler.mode", "pooler.types"]
+    assert looked(report) == [
+        "server.reachable", "catalog.version", "pooler.mode", "pooler.types", "cells.connections",
+    ]  # fmt: skip
     for result in report.results:
         if result.skipped is not None:
             assert "MT_PAAS_DB_CLUSTERS__MAIN__ADMIN_DSN" in result.skipped
@@ -747,7 +749,7 @@ def test_every_check_has_a_planted_fault() -> None:
     elsewhere = {
         *("server.reachable", "admin.reachable", "catalog.version", "server.version", "pooler.mode"),
         "tenants.logins",  # test_tier_login_checked
-        *("cells.size", "cells.settled"),  # test_cells_doctor
+        *("cells.size", "cells.connections", "cells.settled"),  # test_cells_doctor
         "pooler.types",  # test_pooler_prepared
         *("tenants.unfinished", "admin.rights", "admin.tenants"),  # the last two: test_admin_rights
     }

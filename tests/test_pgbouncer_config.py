@@ -27,6 +27,7 @@ from mt_paas_db.pooler.config import Configuration, Wishes
 from mt_paas_db.pooler.files import OurFile, diff, write
 from mt_paas_db.pooler.operator import Operator
 from mt_paas_db.pooler.reload import read_settings
+from mt_paas_db.telemetry.backend import CELL_BYTES, TABLE_BYTES_AT_MOST
 from tests.fleet import PASSWORD, Service
 from tests.servers import PgBouncer
 from tests.servers.pgbouncer import find_pgbouncer
@@ -172,6 +173,28 @@ def test_the_budget_is_what_the_server_can_give(operate: Operate) -> None:
     assert any("--version" in note for note in made.notes)
     generous = operate().configure(Path("/x"), Wishes(budget=server.max_connections))
     assert any("more than the server gives" in note for note in generous.notes)
+
+
+def test_backends_live_shorter_where_tenants_have_many_tables(
+    service: Service, manager: TenantManager, operate: Operate
+) -> None:
+    made = operate().configure(Path("/x"), Wishes())
+    assert made.fleet.tables == len(service.models.metadata.tables)
+    assert made.sizes.server_lifetime_s == 3600
+    with service.superuser() as su:
+        for number in range(CELL_BYTES // TABLE_BYTES_AT_MOST):
+            su.execute(sql.SQL("CREATE TABLE {} ()").format(
+                sql.Identifier(manager.get("korea").placement.schema_name, f"many_{number}")
+            ))  # fmt: skip
+    made = operate().configure(Path("/x"), Wishes())
+    assert made.sizes.server_lifetime_s == 600
+    assert "\nserver_lifetime = 600\n" in files_of(made)["pgbouncer.ini"]
+
+
+def test_a_fleet_without_tenants_has_no_tables(service: Service, operate: Operate, manager: TenantManager) -> None:
+    with service.superuser() as su:
+        su.execute("UPDATE mt_paas.tenant SET state = 'provisioning'")
+    assert operate().configure(Path("/x"), Wishes()).fleet.tables == 0
 
 
 def test_a_login_that_will_not_get_in_is_named_with_its_cell(
@@ -473,3 +496,16 @@ def test_the_command_writes_shows_and_refuses(command: Any, service: Service, tm
     assert command("reload")[0] == 2  # no console DSN
     dsn = make_url("postgresql://u:p@127.0.0.1:1/pgbouncer").render_as_string(hide_password=False)
     assert command("reload", "--admin-dsn", dsn)[0] == 1
+
+
+def test_the_reference_shows_the_document_of_a_reload(command: Any, manager: TenantManager, running: Any) -> None:
+    from tests.test_cli import documents, shape
+
+    pooler = running(budget=12)
+    manager.create("snu", tier="login")
+    code, out, _ = command(
+        "reload", "--json", "--admin-dsn", f"postgresql://{ADMIN}:{PASSWORD}@127.0.0.1:{pooler.port}/pgbouncer"
+    )
+    shown, document = documents()["pgbouncer reload"]
+    assert code == shown
+    assert shape(json.loads(out)) == shape(document)

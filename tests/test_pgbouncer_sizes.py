@@ -6,7 +6,9 @@ from itertools import product
 
 import pytest
 
-from mt_paas_db.pooler.sizes import Cell, Sizes, default_budget, divide
+from mt_paas_db.core.capacity import default_budget
+from mt_paas_db.pooler.sizes import Cell, Sizes, divide
+from mt_paas_db.telemetry.backend import CELL_BYTES, MB, TABLE_BYTES_AT_MOST
 
 
 def cells(shared: int, own: int = 0, tenants: int = 64) -> list[Cell]:
@@ -19,7 +21,7 @@ def cells(shared: int, own: int = 0, tenants: int = 64) -> list[Cell]:
 @pytest.mark.parametrize("shared", [0, 1, 2, 5, 40])
 def test_shares_keep_to_the_budget(budget: int, shared: int) -> None:
     for own, uniform in product((0, 1, 12, 200), (False, True)):
-        check_shares(divide(budget, cells(shared, own), uniform=uniform), cells(shared, own), budget)
+        check_shares(divide(budget, cells(shared, own), tables=20, uniform=uniform), cells(shared, own), budget)
 
 
 def check_shares(sizes: Sizes, fleet: list[Cell], budget: int) -> None:
@@ -32,20 +34,28 @@ def check_shares(sizes: Sizes, fleet: list[Cell], budget: int) -> None:
 
 def test_no_more_is_left_unused_than_division_leaves() -> None:
     fleet = cells(7, 3)
-    sizes = divide(97, fleet)
+    sizes = divide(97, fleet, tables=20)
     assert 97 - sum(map(sizes.of, fleet)) - sizes.reserve < 7
 
 
 def test_the_reserve_costs_no_cell_half_of_its_share() -> None:
-    few = divide(33, cells(16))
+    few = divide(33, cells(16), tables=20)
     assert (few.shared, few.reserve, few.certain) == (2, 1, True)
-    many = divide(64, cells(16))
+    many = divide(64, cells(16), tables=20)
     assert (many.shared, many.reserve, many.certain) == (3, 6, True)
 
 
-def test_backends_of_a_full_cell_live_shorter() -> None:
-    assert divide(20, cells(1, tenants=64)).server_lifetime_s == 3600
-    assert divide(20, cells(1, tenants=1000)).server_lifetime_s == 600
+@pytest.mark.parametrize(
+    ("tenants", "tables", "lifetime_s"),
+    [(64, 20, 3600), (90, 20, 3600), (91, 20, 600), (64, 200, 600), (8, 200, 3600), (1_000, 1, 3600), (1_000, 0, 3600)],
+)
+def test_backends_that_many_tables_fill_live_shorter(tenants: int, tables: int, lifetime_s: int) -> None:
+    assert divide(20, cells(1, tenants=tenants), tables=tables).server_lifetime_s == lifetime_s
+
+
+def test_the_sizes_are_those_that_the_documentation_states() -> None:
+    assert CELL_BYTES == 48 * MB
+    assert round(20 * TABLE_BYTES_AT_MOST / MB, 2) == 0.53
 
 
 def test_a_server_keeps_what_it_reserves() -> None:

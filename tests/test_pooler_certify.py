@@ -195,8 +195,11 @@ def test_a_check_that_cannot_see_is_red(
 
 
 def test_a_pooler_that_does_not_answer(service: Service) -> None:
-    with pytest.raises(ServerUnavailableError, match="cannot look at the pooler"):
+    """libpq says what happened in its first line, and asks in its last."""
+    with pytest.raises(ServerUnavailableError, match="cannot look at the pooler") as refused:
         certify(through(service, free_port()), timeout_s=5)
+    assert "Connection refused; check the DSN" in str(refused.value)
+    assert "\t" not in str(refused.value)
 
 
 def test_it_ends_in_time_where_nobody_serves(service: Service, start: Start) -> None:
@@ -229,4 +232,19 @@ def test_the_command(
     dsn = through(service, pooler.port).render_as_string(hide_password=False)
     assert run(["pooler", "certify", dsn]) == 1
     assert "NOT fit" in capsys.readouterr().out
-    assert run(["pooler", "certify", "mysql://x/y"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("not a DSN", "is not a URL; write postgresql://user:password@host/database"),
+        ("mysql://x/y", "is for 'mysql'; only postgresql:// will do"),
+        ("postgresql://u:very-secret@host", "names no database"),
+    ],
+)
+def test_a_dsn_that_is_none_is_called_what_it_is(capsys: pytest.CaptureFixture[str], dsn: str, said: str) -> None:
+    pytest.importorskip("typer", reason="extra 'cli' is not installed")
+    from mt_paas_db.cli.app import run
+
+    assert run(["pooler", "certify", dsn]) == 2
+    assert capsys.readouterr().err == f"error: the DSN given {said}\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.orm import Session
@@ -56,6 +57,29 @@ def test_settings_that_a_session_left_are_gone(
     monkeypatch.setattr(pinning.Pinning, "_scrubbing", lambda _dialect, _state, message: message)
     runner.run("korea", leave)
     assert runner.run("hallym", setting_and_timezone) == (CANARY, "Asia/Pyongyang")
+
+
+@pytest.mark.parametrize("end", ["COMMIT", " end ;", "Commit Work And No Chain"])
+def test_a_commit_of_sql_text_gives_a_clean_server_connection_on(
+    runner: Runner, korea: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A pooler gives it on at once, while the session is still open: a later scrub may meet another one."""
+    app_dsn = runner.manager.settings.clusters["main"].app_dsn
+    assert app_dsn is not None
+
+    def leave(session: Session) -> tuple[list[Any], list[Any]]:
+        for sql in ("DECLARE held CURSOR WITH HOLD FOR SELECT body FROM note", "LISTEN news", end):
+            session.execute(text(sql))
+        with psycopg.connect(app_dsn.get_secret_value(), autocommit=True, prepare_threshold=None) as another:
+            held = another.execute("SELECT name FROM pg_cursors WHERE name <> ''").fetchall()
+            return held, another.execute("SELECT pg_listening_channels()").fetchall()
+
+    assert runner.run("korea", leave) == ([], [])
+    assert [body for (body,) in runner.run("korea", lambda session: rows(session, "SELECT body FROM note"))] == [CANARY]
+
+    monkeypatch.setattr(pinning.Pinning, "_ends", lambda *_: False)
+    met = ([("held",)], [("news",)]) if runner.route.pooled else ([], [])
+    assert runner.run("korea", leave) == met
 
 
 def test_what_a_client_of_the_pooler_has_chosen_survives_the_scrub(

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import PoolExhaustedError, TenantSuspendedError, UnknownTenantError
+from mt_paas_db.session.engines import LOOKING_UP
 from mt_paas_db.telemetry import metrics, probe
 from mt_paas_db.telemetry.backend import BACKEND_BYTES, TABLE_BYTES
 from tests.fleet import Route, Runner, Service
@@ -205,14 +206,14 @@ def test_the_pool_is_observed(fleet: Service, listener: Listener) -> None:
     assert listener.values(metrics.CONNECTIONS, metrics.STATE) == {"used": 0, "idle": 1}
     assert listener.values(metrics.CONNECTIONS_MAX) == {"": 1}
     assert listener.values(metrics.TIMEOUTS, metrics.POOL) == {fleet.login: 1}
-    assert listener.values(metrics.WAIT_TIME, metrics.POOL) == {fleet.login: 3}
-    assert listener.values(metrics.CREATE_TIME, metrics.POOL) == {fleet.login: 1}
+    assert listener.values(metrics.WAIT_TIME, metrics.POOL) == {fleet.login: 3, LOOKING_UP: 2}
+    assert listener.values(metrics.CREATE_TIME, metrics.POOL) == {fleet.login: 1, LOOKING_UP: 1}
     assert listener.values(metrics.PENDING) == {"": 0}
     assert listener.values(metrics.TOUCHED, metrics.POOL) == {fleet.login: 2}
     held = BACKEND_BYTES + 2 * len(Base.metadata.tables) * TABLE_BYTES
     assert listener.values(metrics.BACKEND_MEMORY) == {"": held}
     manager.close()
-    assert listener.values(metrics.CLOSED, metrics.POOL) == {fleet.login: 1}
+    assert listener.values(metrics.CLOSED, metrics.POOL) == {fleet.login: 1, LOOKING_UP: 1}
     assert listener.values(metrics.CONNECTIONS) in ({}, {"": 0})
 
 

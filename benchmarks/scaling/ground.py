@@ -228,7 +228,7 @@ def cells_pooler(fleet: FleetInCells, *, connections: int) -> PgBouncer:
     """
     tenants = Counter(place.login for place in fleet.places)
     cells = [Cell(login, login, number, own=False) for login, number in tenants.items()]
-    sizes = divide(connections, cells)
+    sizes = divide(connections, cells, tables=fleet.tables)
     return _pooler(
         fleet, fleet.cells, pool_size=sizes.shared, connections=connections,
         reserve_pool_size=sizes.reserve, reserve_pool_timeout=2,

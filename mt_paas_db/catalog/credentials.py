@@ -112,16 +112,23 @@ def cluster_url(provider: CredentialProvider, entry: str, purpose: Purpose) -> U
     setting = f"MT_PAAS_DB_CLUSTERS__{entry.upper()}__{purpose.upper()}_DSN"
     if not dsn:
         raise ConfigurationError(f"cluster {entry!r} has no {purpose} DSN; set {setting}")
+    return dsn_url(dsn, called=f"the {purpose} DSN of cluster {entry!r}", setting=setting)
+
+
+def dsn_url(dsn: str, *, called: str, setting: str | None = None) -> URL:
+    """Return a DSN as a URL whose driver is still open; messages call it `called`, and say to write it so in `setting`.
+
+    Raises `ConfigurationError` where it is no PostgreSQL URL with a database; the message never shows the DSN.
+    """
     try:
         url = make_url(dsn)
     except (ArgumentError, ValueError):  # a port that is no number, say
+        assigned = f"{setting}=" if setting else ""
         raise ConfigurationError(
-            f"the {purpose} DSN of cluster {entry!r} is not a URL; write {setting}=postgresql://user:password@host/database"
+            f"{called} is not a URL; write {assigned}postgresql://user:password@host/database"
         ) from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise ConfigurationError(
-            f"the {purpose} DSN of cluster {entry!r} is for {url.get_backend_name()!r}; only postgresql:// will do"
-        )
+        raise ConfigurationError(f"{called} is for {url.get_backend_name()!r}; only postgresql:// will do")
     if not url.database:
-        raise ConfigurationError(f"the {purpose} DSN of cluster {entry!r} names no database")
+        raise ConfigurationError(f"{called} names no database")
     return url.set(drivername="postgresql")

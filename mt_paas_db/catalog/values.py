@@ -111,7 +111,7 @@ class Limits(_Value):
 
     Attributes:
         max_sessions: Sessions at once, in each process.
-        statement_timeout_s: Seconds that one statement may run.
+        statement_timeout_s: Seconds that one statement may run, unless the session's own SQL says otherwise.
         storage_bytes: Bytes of its schema on disk, indexes and all; what is over makes it read-only when
             ``mt-paas-db tenant usage --enforce`` looks.
     """

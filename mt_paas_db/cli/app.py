@@ -130,6 +130,10 @@ def init(models: ModelsOption = None, as_json: JsonOption = False) -> None:
 def doctor(
     ready: Annotated[bool, typer.Option("--ready", help="Only whether sessions can be served now.")] = False,
     capacity: Annotated[bool, typer.Option("--capacity", help="How many more tenants there is room for.")] = False,
+    budget: Annotated[
+        int | None,
+        typer.Option("--budget", metavar="N", min=1, help="With --capacity: the server connections of PgBouncer."),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--processes", metavar="N", min=1, help="With --capacity: how many processes the service has."),
@@ -148,10 +152,10 @@ def doctor(
     if capacity:
         if ready:
             raise typer.BadParameter("--ready and --capacity are two questions; ask one")
-        _capacity(processes, memory, disk, as_json=as_json)
+        _capacity(budget, processes, memory, disk, as_json=as_json)
         return
-    if (processes, memory, disk) != (None, None, None):
-        raise typer.BadParameter("--processes, --memory and --disk belong to --capacity")
+    if any(given is not None for given in (budget, processes, memory, disk)):
+        raise typer.BadParameter("--budget, --processes, --memory and --disk belong to --capacity")
     with opened() as manager:
         found = manager.readiness() if ready else manager.doctor()
     if as_json:
@@ -162,9 +166,9 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _capacity(processes: int | None, memory: Any, disk: Any, *, as_json: bool) -> None:
+def _capacity(budget: int | None, processes: int | None, memory: Any, disk: Any, *, as_json: bool) -> None:
     with opened() as manager:
-        found = manager.capacity(processes=processes, memory_bytes=memory, disk_bytes=disk)
+        found = manager.capacity(budget=budget, processes=processes, memory_bytes=memory, disk_bytes=disk)
     if as_json:
         print_document(found.as_dict())
     else:

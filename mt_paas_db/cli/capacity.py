@@ -37,10 +37,13 @@ def show(found: Capacity) -> None:
     for limit in found.limits:
         screen.say(f"{limit.id}: {limit.why}")
         screen.say(f"         to move it: {limit.change}")
-    if found.more_tenants is None:
-        screen.say("none of the limits that are known depends on the number of tenants", style="bold")
+    if found.passed:
+        passed = ", ".join(limit.id for limit in found.passed)
+        screen.say(f"no room left by {passed}: advisory, tenants are served nevertheless", style="yellow")
+    if found.tightest is None:
+        screen.say("none of the limits that are known and not advisory depends on the number of tenants", style="bold")
     else:
-        screen.say(f"room for {found.more_tenants:,} more tenants, by {found.limits[0].id}", style="bold")
+        screen.say(f"room for {found.more_tenants:,} more tenants, by {found.tightest.id}", style="bold")
 
 
 def _amount(number: int | None, limit: Limit) -> str:
@@ -57,6 +60,5 @@ def _amount(number: int | None, limit: Limit) -> str:
 
 
 def _more(limit: Limit) -> str:
-    if not limit.known:
-        return "unknown"
-    return "any" if limit.more_tenants is None else f"{limit.more_tenants:,}"
+    more = "any" if limit.more_tenants is None else f"{limit.more_tenants:,}"
+    return (more if limit.known else "unknown") + (" (advisory)" if limit.advisory else "")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mt_paas_db.pooler.operator import Operator
     from mt_paas_db.pooler.reload import Reloaded
 
-pgbouncer_app = typer.Typer(help="PgBouncer before the fleet.", no_args_is_help=True, rich_markup_mode=None)
+pgbouncer_app = typer.Typer(
+    help="Write PgBouncer's files from the catalog, and reload it.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def _parse_version(value: str | None) -> str | None:

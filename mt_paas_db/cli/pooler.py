@@ -48,12 +48,12 @@ def certify(
 
 
 def _target(dsn: str | None) -> tuple[URL, str]:
-    from mt_paas_db.catalog.credentials import cluster_url
+    from mt_paas_db.catalog.credentials import cluster_url, dsn_url, settings_credentials
 
     if dsn is not None:
-        return cluster_url(lambda _entry, _purpose: dsn, "dsn", "app"), "dsn"
+        url = dsn_url(dsn, called="the DSN given")
+        return url, url.host or "the default host"
     import mt_paas_db
-    from mt_paas_db.catalog.credentials import settings_credentials
 
     settings = mt_paas_db.load_settings()
     return cluster_url(settings_credentials(settings), settings.home_cluster, "app"), settings.home_cluster

@@ -100,11 +100,20 @@ class AsyncTenantManager:
         return await asyncio.to_thread(self._manager.metrics, tenants=tenants)
 
     async def capacity(
-        self, *, processes: int | None = None, memory_bytes: int | None = None, disk_bytes: int | None = None
+        self,
+        *,
+        budget: int | None = None,
+        processes: int | None = None,
+        memory_bytes: int | None = None,
+        disk_bytes: int | None = None,
     ) -> Capacity:
         """Asyncio version of `TenantManager.capacity`."""
         return await asyncio.to_thread(
-            self._manager.capacity, processes=processes, memory_bytes=memory_bytes, disk_bytes=disk_bytes
+            self._manager.capacity,
+            budget=budget,
+            processes=processes,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
         )
 
     async def create(

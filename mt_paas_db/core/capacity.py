@@ -1,15 +1,16 @@
 """How many more tenants a server and a budget bear, and which limit comes first. Pure: figures in, limits out.
 
 What is not known is said to be so: a limit whose figures are missing has neither a bound nor a number of tenants.
+Beyond an advisory limit tenants are served nevertheless, so that it does not say how many there is room for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from mt_paas_db.telemetry.backend import BACKEND_BYTES
+from mt_paas_db.telemetry.backend import BACKEND_BYTES, CELL_BYTES
 
 MEMBERSHIP_S = {15: 5e-6, 16: 3e-6}
 """What each role that a login is a member of adds to its first SET ROLE, from a major version on: 4 to 6 ms at 1,000
@@ -18,11 +19,16 @@ on PostgreSQL 15, 30 ms at 10,000 on 16 and 18, measured."""
 PATIENCE_S = 0.002
 """What a first transaction may pay for its login's memberships."""
 
-CELL_BYTES = 48_000_000
-"""What the tenants of one cell may take of each backend."""
-
 REMEMBERED = 50_000
 """How many names a process remembers; beyond, its look-ups are asked of the catalog again."""
+
+_ADMIN = 5
+"""Connections left for the admin, migrations and whoever looks at the server, on top of those it reserves itself."""
+
+
+def default_budget(*, max_connections: int, reserved: int) -> int:
+    """Return what a server can give to one PgBouncer: what it neither reserves nor needs for its admin; 1 at least."""
+    return max(1, max_connections - reserved - _ADMIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +37,12 @@ class Measured:
 
     Attributes:
         tenants: All in the catalog; `largest_cell` those in the fullest cell that is shared.
+        cells: Those that have tenants; `own_logins` of them are one tenant's each.
         version: PostgreSQL's major version.
         connections: Of all clients, now, of which there can be `max_connections` less `reserved`.
-        pool_size, cell_size, max_tenants: The settings; `max_tenants` is how many a connection serves before it is
-            closed (pool_max_tenants).
+        pooler, pooling, tier, pool_size, cell_size: The settings.
+        max_tenants: How many a connection serves before it is closed; None where that is the pooler's affair.
+        budget: The server connections that PgBouncer was given.
         processes: How many processes of the service there are.
         locks: Places in the server's lock table.
         tables, relations, bytes: Of all tenants' schemas together.
@@ -46,10 +54,15 @@ class Measured:
 
     tenants: int
     largest_cell: int
+    cells: int
+    own_logins: int
     version: int
     connections: int
     max_connections: int
     reserved: int
+    pooler: Literal["direct", "pgbouncer"]
+    pooling: Literal["process", "none"]
+    tier: Literal["role", "login"]
     pool_size: int
     cell_size: int
     max_tenants: int | None
@@ -60,6 +73,7 @@ class Measured:
     database_bytes: int | None
     catalogs_bytes: int
     shared_buffers_bytes: int
+    budget: int | None = None
     processes: int | None = None
     tenant_bytes: int | None = None
     memory_bytes: int | None = None
@@ -70,6 +84,11 @@ class Measured:
     def usable_connections(self) -> int:
         """How many connections are not reserved for superusers."""
         return self.max_connections - self.reserved
+
+    @property
+    def pooler_connections(self) -> int:
+        """How many server connections PgBouncer has: what it was given, or else takes by `pgbouncer config`."""
+        return self.budget or default_budget(max_connections=self.max_connections, reserved=self.reserved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +102,7 @@ class Limit:
         known: Whether all of its figures are.
         why: How it follows from the figures, or which are missing.
         change: What moves it.
+        advisory: Whether tenants are served beyond it, too: a tool fails there, or something takes longer.
     """
 
     id: str
@@ -94,19 +114,31 @@ class Limit:
     known: bool
     why: str
     change: str
+    advisory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits, the tightest first, and the figures they follow from."""
+    """The limits, the tightest first and the advisory ones after the others, and the figures they follow from."""
 
     limits: tuple[Limit, ...]
     measured: Measured
 
     @property
+    def tightest(self) -> Limit | None:
+        """The limit that decides. None where none that is known, and not advisory, depends on the number of tenants."""
+        first = self.limits[0]
+        return None if first.advisory or first.more_tenants is None else first
+
+    @property
     def more_tenants(self) -> int | None:
-        """How many more tenants the tightest of the known limits bears; None where none of them depends on it."""
-        return min((limit.more_tenants for limit in self.limits if limit.more_tenants is not None), default=None)
+        """How many more tenants the tightest limit bears; None where there is none."""
+        return None if self.tightest is None else self.tightest.more_tenants
+
+    @property
+    def passed(self) -> tuple[Limit, ...]:
+        """The advisory limits that bear no more tenants."""
+        return tuple(limit for limit in self.limits if limit.advisory and limit.more_tenants == 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -118,8 +150,11 @@ class Capacity:
 
 
 def capacity(measured: Measured) -> Capacity:
-    """Return the limits that follow from the figures: those that bear the fewest tenants first, the unknown last."""
-    limits = sorted(_limits(measured), key=lambda limit: (not limit.known, _many(limit.more_tenants)))
+    """Return the limits that follow from the figures.
+
+    Those that bear the fewest tenants come first, the advisory ones after them, the unknown last.
+    """
+    limits = sorted(_limits(measured), key=lambda limit: (not limit.known, limit.advisory, _many(limit.more_tenants)))
     return Capacity(tuple(limits), measured)
 
 
@@ -132,6 +167,7 @@ def _limits(m: Measured) -> Iterator[Limit]:
     yield _memberships(m)
     yield _remembered(m)
     yield _connections(m)
+    yield from _places(m)
     yield _cell(m)
     yield _memory(m)
     yield _disk(m)
@@ -151,6 +187,7 @@ def _locks(m: Measured) -> Limit:
         if each
         else "no tenant has a table yet",
         change="raise max_locks_per_transaction (a restart), or dump tenant by tenant",
+        advisory=True,
     )
 
 
@@ -173,6 +210,7 @@ def _memberships(m: Measured) -> Limit:
             else f"cell_size, {m.cell_size}, lets a cell outgrow it"
         ),
         change=f"keep MT_PAAS_DB_CELL_SIZE at {bound} or less",
+        advisory=True,
     )
 
 
@@ -187,12 +225,29 @@ def _remembered(m: Measured) -> Limit:
         known=True,
         why="beyond, sessions of tenants that were forgotten pay one query of the catalog more; nothing breaks",
         change="send each tenant's requests to the same few processes",
+        advisory=True,
     )
 
 
 def _connections(m: Measured) -> Limit:
-    free = m.usable_connections - m.connections
-    more = max(0, free) // m.pool_size
+    free = max(0, m.usable_connections - m.connections)
+    change = "raise max_connections, or put PgBouncer in front"
+    if m.pooler == "pgbouncer":
+        why = (
+            f"PgBouncer has {m.pooler_connections}, {_told(m)}, for all processes and tenants: "
+            "one process more takes none of the server's"
+        )
+        if m.pooler_connections > m.usable_connections:
+            why += ". That is more than the server gives"
+        change = "raise max_connections, then `--budget` of `mt-paas-db pgbouncer config`"
+    elif m.pooling == "none":
+        why = f"without pools each open session has its own, and no setting bounds them: room for {free} more"
+    else:
+        why = (
+            f"a process has pool_size, {m.pool_size}, at most, however many tenants there are: "
+            f"room for {free // m.pool_size} more processes that use all of theirs"
+        )
+        change = "raise max_connections, lower MT_PAAS_DB_POOL_SIZE, or put PgBouncer in front"
     return Limit(
         id="connections",
         title="connections of the server",
@@ -201,9 +256,42 @@ def _connections(m: Measured) -> Limit:
         unit="connections",
         more_tenants=None,
         known=True,
-        why=f"a process has pool_size, {m.pool_size}, at most, however many tenants there are: "
-        f"room for {more} more processes that use all of theirs",
-        change="raise max_connections, lower MT_PAAS_DB_POOL_SIZE, or put PgBouncer in front",
+        why=why,
+        change=change,
+    )
+
+
+def _told(m: Measured) -> str:
+    return "as given" if m.budget else "what `mt-paas-db pgbouncer config` takes without --budget"
+
+
+def _places(m: Measured) -> Iterator[Limit]:
+    """Yield how many cells have a connection at once, of a process or PgBouncer; nothing where neither has a pool."""
+    pools = []
+    if m.pooling == "process":
+        change = "raise MT_PAAS_DB_POOL_SIZE{}, or send each tenant's requests to the same few processes"
+        pools.append((m.pool_size, f"a process has pool_size, {m.pool_size}, connections", change))
+    if m.pooler == "pgbouncer":
+        change = "raise `--budget` of `mt-paas-db pgbouncer config`{}"
+        pools.append((m.pooler_connections, f"PgBouncer has {m.pooler_connections} connections, {_told(m)}", change))
+    if not pools:
+        return
+    places, why, change = min(pools, key=lambda pool: pool[0])
+    in_a_new_cell = 1 if m.tier == "login" else m.cell_size
+    room = 0 if m.tier == "login" else (m.cells - m.own_logins) * m.cell_size - (m.tenants - m.own_logins)
+    yield Limit(
+        id="places",
+        title="cells that have a connection at once",
+        bound=places,
+        used=m.cells,
+        unit="cells",
+        more_tenants=(places - m.cells) * in_a_new_cell + max(0, room) if m.cells <= places else 0,
+        known=True,
+        why=f"{why}, each of which serves one cell at a time: {places} cells of {in_a_new_cell} are "
+        f"{places * in_a_new_cell:,} tenants. Beyond, cells that are busy at once take connections from each other, "
+        "each of which is opened anew; nobody is refused",
+        change=change.format("" if m.tier == "login" else " or MT_PAAS_DB_CELL_SIZE"),
+        advisory=True,
     )
 
 
@@ -215,7 +303,7 @@ def _served(m: Measured) -> int:
 def _cell(m: Measured) -> Limit:
     title, change = "a full cell's share of a backend", "lower MT_PAAS_DB_CELL_SIZE, or MT_PAAS_DB_POOL_MAX_TENANTS"
     if m.tenant_bytes is None:
-        return _unknown(m, "cell", title, "bytes", ["tenant_bytes"], change)
+        return _unknown(m, "cell", title, "bytes", ["tenant_bytes"], change, advisory=True)
     need = _served(m) * m.tenant_bytes
     fits = CELL_BYTES // max(1, m.tenant_bytes)
     return Limit(
@@ -229,6 +317,7 @@ def _cell(m: Measured) -> Limit:
         why=f"a backend comes to serve up to {_served(m)} tenants, with {m.tenant_bytes:,} bytes of each, measured; "
         f"{fits:,} would fill it",
         change=change,
+        advisory=True,
     )
 
 
@@ -237,7 +326,7 @@ def _memory(m: Measured) -> Limit:
     missing = [name for name in ("tenant_bytes", "memory_bytes") if getattr(m, name) is None]
     if m.tenant_bytes is None or m.memory_bytes is None:
         return _unknown(m, "memory", title, "bytes", missing, change)
-    most = m.usable_connections if m.processes is None else min(m.usable_connections, m.processes * m.pool_size)
+    most, whose = _backends(m)
     available = m.memory_bytes - m.shared_buffers_bytes
     need = most * (BACKEND_BYTES + _served(m) * m.tenant_bytes)
     fits = max(0, available // max(1, most) - BACKEND_BYTES) // max(1, m.tenant_bytes)
@@ -249,9 +338,8 @@ def _memory(m: Measured) -> Limit:
         unit="bytes",
         more_tenants=None if fits >= _served(m) else max(0, fits - m.largest_cell),
         known=True,
-        why=f"{most} backends ("
-        + ("all the server allows" if m.processes is None else f"{m.processes} processes of {m.pool_size}")
-        + f"), each at its fullest with {_served(m)} tenants; shared_buffers is not counted as free. "
+        why=f"{most} backends ({whose}), each at its fullest with {_served(m)} tenants; shared_buffers is not counted "
+        "as free. "
         + (
             "It does not grow with the fleet past a full cell"
             if fits >= _served(m)
@@ -259,6 +347,16 @@ def _memory(m: Measured) -> Limit:
         ),
         change=change,
     )
+
+
+def _backends(m: Measured) -> tuple[int, str]:
+    """Return how many backends there may come to be, and why."""
+    most, whose = m.usable_connections, "all the server allows"
+    if m.pooler == "pgbouncer":
+        most, whose = m.pooler_connections, f"PgBouncer's budget, {_told(m)}"
+    elif m.pooling == "process" and m.processes is not None:
+        most, whose = m.processes * m.pool_size, f"{m.processes} processes of {m.pool_size}"
+    return min(m.usable_connections, most), whose
 
 
 def _disk(m: Measured) -> Limit:
@@ -283,7 +381,9 @@ def _disk(m: Measured) -> Limit:
     )
 
 
-def _unknown(m: Measured, id_: str, title: str, unit: str, missing: list[str], change: str) -> Limit:
+def _unknown(
+    m: Measured, id_: str, title: str, unit: str, missing: list[str], change: str, *, advisory: bool = False
+) -> Limit:
     reasons = dict(m.unknown)
     return Limit(
         id=id_,
@@ -295,6 +395,7 @@ def _unknown(m: Measured, id_: str, title: str, unit: str, missing: list[str], c
         known=False,
         why="not known: " + "; ".join(reasons.get(name, f"{name} was not given") for name in missing),
         change=change,
+        advisory=advisory,
     )
 
 

@@ -11,6 +11,8 @@ from mt_paas_db.catalog.queries import ddl, query
 from mt_paas_db.catalog.settings import Settings
 from mt_paas_db.core.admin import Admin, AdminTransaction
 from mt_paas_db.core.capacity import Measured
+from mt_paas_db.errors import ConfigurationError
+from mt_paas_db.session.pooler import PoolerProfile
 
 _SAMPLE = 8
 """How many tenants are touched to see what one takes."""
@@ -20,14 +22,22 @@ def measure(
     admin: Admin,
     settings: Settings,
     *,
+    budget: int | None = None,
     processes: int | None = None,
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
 ) -> Measured:
     """Return the figures of the home cluster. One transaction on a connection of its own; reads only.
 
-    What is given goes before what the server says. Raises as `Admin.transaction`.
+    What is given goes before what the server says. Raises as `Admin.transaction`, and `ConfigurationError` for a
+    budget of a PgBouncer that the settings do not know of.
     """
+    pooler = PoolerProfile.of(settings, admin.cluster).kind
+    if budget is not None and pooler == "direct":
+        raise ConfigurationError(
+            "a budget of server connections is a PgBouncer's, and the settings know of none; "
+            f"set MT_PAAS_DB_CLUSTERS__{admin.cluster.upper()}__POOLER=pgbouncer"
+        )
     unknown: dict[str, str] = {}
     if disk_bytes is None:
         unknown["disk_bytes"] = "a server does not tell how large its disk is (--disk)"
@@ -45,13 +55,18 @@ def measure(
     return Measured(
         tenants=sum(cell["tenants"] for cell in cells),
         largest_cell=max((cell["tenants"] for cell in cells if not cell["own_login"]), default=0),
+        cells=sum(cell["tenants"] > 0 for cell in cells),
+        own_logins=sum(cell["tenants"] > 0 for cell in cells if cell["own_login"]),
         version=server["version"] // 10_000,
         connections=server["connections"],
         max_connections=server["max_connections"],
         reserved=server["reserved"],
+        pooler=pooler,
+        pooling=settings.pooling,
+        tier=settings.tier.value,
         pool_size=settings.pool_size,
         cell_size=settings.cell_size,
-        max_tenants=settings.pool_max_tenants if _direct(settings) else None,
+        max_tenants=_max_tenants(settings) if pooler == "direct" else None,
         locks=server["locks"],
         tables=tables["tables"],
         relations=tables["relations"],
@@ -59,6 +74,7 @@ def measure(
         database_bytes=server["database_bytes"],
         catalogs_bytes=server["catalogs_bytes"],
         shared_buffers_bytes=server["shared_buffers_bytes"],
+        budget=budget,
         processes=processes,
         tenant_bytes=tenant_bytes,
         memory_bytes=memory_bytes,
@@ -113,10 +129,9 @@ def _tenant_bytes(transaction: AdminTransaction, unknown: dict[str, str]) -> int
     return max(0, int(after) - int(before)) // len(others)
 
 
-def _direct(settings: Settings) -> bool:
-    """Whether sessions reach the server by pooled connections of ours, which serve a bounded number of tenants."""
-    cluster = settings.clusters.get(settings.home_cluster)
-    return settings.pooling != "none" and (cluster is None or cluster.pooler == "direct")
+def _max_tenants(settings: Settings) -> int:
+    """Return how many tenants a connection of ours serves; one that is not pooled ends with its session."""
+    return 1 if settings.pooling == "none" else settings.pool_max_tenants
 
 
 def _touch(transaction: AdminTransaction, tables: list[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the cells: none holds more than it should, by number and by memory, and what has moved has settled."""
+"""Checks of the cells: none holds more than it should, by number, memory and connection; what has moved has settled."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ from mt_paas_db.core.admin import AdminTransaction
 from mt_paas_db.core.checks import Finding, Severity, check
 from mt_paas_db.core.patient import Patient
 from mt_paas_db.core.placement import FIRST_VERSION
-
-_MOST_MB = 48.0
-"""What the tenants of a cell may add to each of its server processes."""
-
-_MB_OF_A_TABLE = 0.53 / 20
-"""Where it cannot be measured: the higher of 0.27 to 0.53 MB for 20 tables, on PostgreSQL 15 to 18."""
-
-_MB = 1024 * 1024
+from mt_paas_db.session.pooler import PoolerProfile
+from mt_paas_db.telemetry.backend import CELL_BYTES, MB, TABLE_BYTES_AT_MOST
 
 
 @check("cells.size", "no cell has more tenants than fit, and none that is full would fill a server process")
@@ -35,21 +29,21 @@ def _size(patient: Patient) -> Iterator[Finding]:
         )
     if not newest:
         return
-    mb, how = _mb_of_a_tenant(patient, newest[0]["schema_name"])
-    if size * mb > _MOST_MB:
+    each, how = _bytes_of_a_tenant(patient, newest[0]["schema_name"])
+    if size * each > CELL_BYTES:
         yield Finding(
             Severity.WARNING,
-            f"a full cell of {size} tenants would add {size * mb:.0f} MB to each of its server processes: one tenant "
-            f"takes {mb:.2f} MB ({how})",
-            f"set MT_PAAS_DB_CELL_SIZE={max(1, int(_MOST_MB / mb))}, and split the cells that are over",
+            f"a full cell of {size} tenants would add {size * each / MB:.0f} MB to each of its server processes: one "
+            f"tenant takes {each / MB:.2f} MB ({how})",
+            f"set MT_PAAS_DB_CELL_SIZE={max(1, CELL_BYTES // each)}, and split the cells that are over",
         )
 
 
-def _mb_of_a_tenant(patient: Patient, schema: str) -> tuple[float, str]:
-    """Return what a server process keeps of one tenant, in MB, and how that is known."""
+def _bytes_of_a_tenant(patient: Patient, schema: str) -> tuple[int, str]:
+    """Return what a server process keeps of one tenant, and how that is known."""
     tables = [row["name"] for row in patient.ask("tables_of", schema=schema)]
     if not patient.ask("may_see_memory")[0]["may"]:
-        return len(tables) * _MB_OF_A_TABLE, f"estimated for {len(tables)} tables"
+        return len(tables) * TABLE_BYTES_AT_MOST, f"estimated for {len(tables)} tables"
     with patient.fresh() as step:
         # The first tables pay for what all have in common.
         took = 0
@@ -59,11 +53,26 @@ def _mb_of_a_tenant(patient: Patient, schema: str) -> tuple[float, str]:
                 for name in names:
                     connection.exec_driver_sql(f"SELECT FROM {name} LIMIT 0")
             took = _memory(step) - before
-    return took / _MB, "measured"
+    return took, "measured"
 
 
 def _memory(step: AdminTransaction) -> int:
     return int(step.connection.execute(query("checks", "backend_memory")).scalar_one())
+
+
+@check("cells.connections", "a connection lasts for all tenants of a full cell")
+def _connections(patient: Patient) -> Iterator[Finding]:
+    settings = patient.settings
+    size, most = settings.cell_size, settings.pool_max_tenants
+    if settings.pooling == "none" or PoolerProfile.of(settings, patient.cluster).kind != "direct":
+        return  # no connection is kept, or the pooler's last, whoever they serve
+    if most < size:
+        yield Finding(
+            Severity.WARNING,
+            f"a connection is closed after {most} tenants, and a full cell has {size}: its connections are closed and "
+            "opened again and again",
+            f"set MT_PAAS_DB_POOL_MAX_TENANTS={size}, or a smaller MT_PAAS_DB_CELL_SIZE",
+        )
 
 
 @check("cells.settled", "who was moved to another cell is reached by the new login alone")

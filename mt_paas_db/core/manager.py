@@ -243,7 +243,12 @@ class TenantManager:
         return fleet_metrics(self._admin, cell_size=self.settings.cell_size, largest=tenants)
 
     def capacity(
-        self, *, processes: int | None = None, memory_bytes: int | None = None, disk_bytes: int | None = None
+        self,
+        *,
+        budget: int | None = None,
+        processes: int | None = None,
+        memory_bytes: int | None = None,
+        disk_bytes: int | None = None,
     ) -> Capacity:
         """Return how many more tenants the server and this manager's settings bear, limit by limit, the tightest first.
 
@@ -251,13 +256,14 @@ class TenantManager:
         tenant takes of one. A few seconds for 10,000 tenants. What the server does not tell can be given.
 
         Args:
+            budget: The server connections that PgBouncer has, behind one; what `pgbouncer config` takes where left out.
             processes: How many processes of the service there are; all connections of the server where left out.
             memory_bytes: The memory of the server's machine; asked of the server where left out.
             disk_bytes: What the database may take on disk; not known where left out.
 
         Raises as `metrics`.
         """
-        given = {"processes": processes, "memory_bytes": memory_bytes, "disk_bytes": disk_bytes}
+        given = {"budget": budget, "processes": processes, "memory_bytes": memory_bytes, "disk_bytes": disk_bytes}
         return capacity(measure(self._admin, self.settings, **given))
 
     # -- lifecycle

@@ -15,11 +15,12 @@ from mt_paas_db.catalog.identifiers import InstallationRoles
 from mt_paas_db.catalog.queries import ddl
 from mt_paas_db.catalog.scram import stable_verifier
 from mt_paas_db.catalog.settings import Settings
+from mt_paas_db.core.capacity import default_budget
 from mt_paas_db.errors import ConfigurationError
 from mt_paas_db.pooler.files import OurFile
 from mt_paas_db.pooler.fleet import PoolerFleet, pooler_password
 from mt_paas_db.pooler.ini import Auth, Shape, render_ini, render_userlist
-from mt_paas_db.pooler.sizes import Sizes, default_budget, divide
+from mt_paas_db.pooler.sizes import Sizes, divide
 from mt_paas_db.session.pooler import PoolerProfile
 
 DEFAULT_PORT = 6432
@@ -105,7 +106,7 @@ def configure_pgbouncer(
     app = cluster_url(credentials, fleet.cluster, "app")
     console = _console(credentials, fleet.cluster)
     budget = wishes.budget or default_budget(max_connections=server.max_connections, reserved=server.reserved)
-    sizes = divide(budget, fleet.cells, clients=wishes.clients, uniform=wishes.auth == "query")
+    sizes = divide(budget, fleet.cells, tables=fleet.tables, clients=wishes.clients, uniform=wishes.auth == "query")
     shape = Shape(
         installation=settings.installation,
         version=wishes.version,

@@ -50,11 +50,15 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class PoolerFleet:
-    """All that goes into the files. `former` are logins that no cell has any more and a process may remember."""
+    """All that goes into the files.
+
+    `tables` is how many a tenant has; `former` are logins that no cell has any more and a process may remember.
+    """
 
     installation: str
     cluster: str
     server: Server
+    tables: int
     logins: tuple[Login, ...]
     former: tuple[Login, ...]
 
@@ -74,6 +78,7 @@ def read_fleet(settings: Settings, credentials: CredentialProvider, admin: Admin
     with admin.transaction() as step:
         step.act_as_owner()
         rows = step.connection.execute(query("pooler", "cells"), {"cluster": admin.cluster}).all()
+        tables = step.connection.execute(query("pooler", "tables"), {"cluster": admin.cluster}).scalar_one()
         left = step.connection.execute(query("pooler", "former_logins"), {"login": admin.roles.login}).scalars().all()
         step.run("act_as_oneself")
         cells = [Cell(name=row.name, login=row.login, tenants=row.tenants, own=row.own) for row in rows]
@@ -84,6 +89,7 @@ def read_fleet(settings: Settings, credentials: CredentialProvider, admin: Admin
         settings.installation,
         admin.cluster,
         _server(app, to_server, limits.max_connections, limits.reserved),
+        tables,
         logins=tuple(_login(admin, cell, stored) for cell in cells),
         former=tuple(_login(admin, cell, stored) for cell in before),
     )

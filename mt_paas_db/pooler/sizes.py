@@ -10,14 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MB_PER_TENANT = 0.53
-"""What a backend keeps of each 20-table tenant it has seen, in MB: the higher of 0.27 to 0.53, PostgreSQL 15 to 18."""
-
-BACKEND_MB = 48.0
-"""What tenants may add to a backend before its connections are to live shorter."""
-
-_ADMIN = 5
-"""Connections left for the admin, migrations and whoever looks at the server, on top of those it reserves itself."""
+from mt_paas_db.telemetry.backend import CELL_BYTES, TABLE_BYTES_AT_MOST
 
 _RESERVED_PART = 10  # a tenth of the budget
 
@@ -67,20 +60,16 @@ class Sizes:
         return self.own if cell.own else self.shared
 
 
-def default_budget(*, max_connections: int, reserved: int) -> int:
-    """Return what a server can give to one PgBouncer: what it neither reserves nor needs for its admin; 1 at least."""
-    return max(1, max_connections - reserved - _ADMIN)
-
-
-def divide(budget: int, cells: Sequence[Cell], *, clients: int = 1000, uniform: bool = False) -> Sizes:
-    """Return the pools' sizes for `budget` server connections, 1 at least.
+def divide(budget: int, cells: Sequence[Cell], *, tables: int, clients: int = 1000, uniform: bool = False) -> Sizes:
+    """Return the pools' sizes for `budget` server connections, 1 at least, and tenants of so many tables each.
 
     A tenth of it is the reserve; less where a tenth would cost each shared cell more than a quarter of what it gets
     otherwise, since what division leaves over is lent, too. A tenant's own login gets one connection, or two where the
     shared cells, if there are any, still have four each. The shared cells have the rest, in equal parts, since a cell
     is bounded. Where there are more logins than connections each has one, the budget caps them all, and `certain` is
     False. With `uniform` all logins get the same: PgBouncer 1.18 takes a login that has a line of its own for one
-    without a password, unless it is in the user list, so that looked-up ones can have none.
+    without a password, unless it is in the user list, so that looked-up ones can have none. Backends live shorter where
+    the tables of the fullest cell's tenants may come to more than `CELL_BYTES`.
     """
     if budget < 1:
         raise ValueError("a budget of less than one connection")
@@ -97,7 +86,7 @@ def divide(budget: int, cells: Sequence[Cell], *, clients: int = 1000, uniform: 
         own = share = max(1, free // max(1, len(cells)))
     certain = own * owners + share * shared + reserve <= budget
     fullest = max((cell.tenants for cell in cells), default=0)
-    within = fullest * MB_PER_TENANT <= BACKEND_MB
+    within = fullest * tables * TABLE_BYTES_AT_MOST <= CELL_BYTES
     return Sizes(
         budget=budget,
         shared=share,

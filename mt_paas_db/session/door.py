@@ -123,7 +123,6 @@ class Door:
             self.telemetry.probe.looked_up(hit=resolved is not None)
         return resolved
 
-
     def _forked(self) -> None:
         self.telemetry.forked()
         self.resolver.forked()

@@ -230,11 +230,12 @@ class Engines:
         entry, role, login = key
         driver: Driver = "asyncpg" if engine.dialect.driver.endswith("asyncpg") else "psycopg"
         connect_args = self._connect_args(entry, driver, login)
+        pool = LOOKING_UP if role == "catalog" else login or self._shared_login
 
         def connect(dialect: Any, _record: Any, arguments: Any, _options: Any) -> Any:
             # Credentials, and the address, may be others than when the engine was made.
             url = self.credentials(entry, login)
-            probe = self._telemetry.probe if role == "tenant" else None
+            probe = self._telemetry.probe
             started = time.perf_counter()
             try:
                 made = dialect.connect(*arguments, **{**dialect.create_connect_args(url)[1], **connect_args})
@@ -242,7 +243,7 @@ class Engines:
                 unknown = login_unknown(self._profile(entry), login)
                 raise connection_fault(error, cluster=entry, url=url, password_refused=unknown) from error
             if probe is not None:
-                probe.on_open(login or self._shared_login, time.perf_counter() - started)
+                probe.on_open(pool, time.perf_counter() - started)
             return made
 
         event.listen(engine, "do_connect", connect)

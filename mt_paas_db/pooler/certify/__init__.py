@@ -65,7 +65,7 @@ def certify(url: URL, *, cluster: str = "main", timeout_s: float = DEFAULT_TIMEO
     except (psycopg.OperationalError, NoAnswerError, RefusedError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ServerUnavailableError(
-            cluster, f"cannot look at the pooler: {lines[-1]}; check the DSN, and that pooler and server run"
+            cluster, f"cannot look at the pooler: {lines[0].strip()}; check the DSN, and that pooler and server run"
         ) from error
     return replace(found, checks=tuple(checks), seconds=time.monotonic() - began)
 

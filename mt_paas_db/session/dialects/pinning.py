@@ -11,6 +11,7 @@ begins.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,13 @@ PIN_OPTION = "mt_paas_pin"
 """The SQLAlchemy execution option that carries a tenant's `Pin` on a connection or engine."""
 
 UNDEFINED_TABLE = "42P01"
+
+# As PostgreSQL's grammar has them, alone; with AND CHAIN the server connection stays.
+_ENDING = re.compile(
+    r"\s*(?:(?P<keeps>COMMIT|END)|ROLLBACK|ABORT)(?:\s+(?:WORK|TRANSACTION))?(?:\s+AND\s+NO\s+CHAIN)?\s*;?\s*",
+    re.IGNORECASE,
+)
+_ENDINGS_ARE_SHORT = 64
 
 _INFO_KEY = "mt_paas_db"
 
@@ -168,6 +176,18 @@ class Pinning(_Base):
         if context.compiled is None or context.isddl or context.is_text or "set_config" in statement:
             state_of(connection).textual = True
 
+    def _ends(self, statement: str, context: Any) -> bool:
+        """Send a COMMIT or ROLLBACK that came as SQL text, with the scrub that ours has; False where it is no such.
+
+        A scrub that comes later may meet another server connection: a pooler gives this one on at once.
+        """
+        ending = _ENDING.fullmatch(statement) if len(statement) < _ENDINGS_ARE_SHORT else None
+        if ending is None or context is None or context.root_connection is self._probe:
+            return False
+        state = state_of(context.root_connection)
+        self._send(state, self._scrubbing(state, COMMIT_AND_SCRUB if ending["keeps"] else ROLLBACK))
+        return True
+
     def _commented(self, statement: str, context: Any, *, doubled: bool) -> str:
         """Return `statement` with the comment that names its tenant; what is not of a tenant's has none."""
         if context is None or context.root_connection is self._probe:
@@ -178,6 +198,8 @@ class Pinning(_Base):
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._check(statement, context)
+        if self._ends(statement, context):
+            return
         if self.comment is not None:
             statement = self._commented(statement, context, doubled=self.doubled)
         try:
@@ -194,6 +216,8 @@ class Pinning(_Base):
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         self._check(statement, context)
+        if self._ends(statement, context):
+            return
         if self.comment is not None:
             statement = self._commented(statement, context, doubled=False)
         try:
