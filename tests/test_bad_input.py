@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, select
 
+from mt_paas_db import errors
 from mt_paas_db.catalog.credentials import settings_credentials
 from mt_paas_db.cli import main
 from mt_paas_db.cli.exit_codes import exit_code
@@ -413,6 +415,27 @@ def test_nothing_is_changed_and_all_is_said(key: str, world: World, capsys: pyte
         assert row.says[0] in document["error"]["message"]
         assert err == f"error: {document['error']['message']}\n"
     assert unlogged_state(world.service) == before
+
+
+# -- what is said while it serves
+
+
+def test_faults_are_told_in_these_words() -> None:
+    """Each fault is made in test_pools, test_faults and test_pooler_mode; here, that the page quotes what is said."""
+    table = PAGE.partition("\n## While it serves\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if "“" in line]
+    assert len(rows) > 10
+    said = [
+        node.value
+        for source in Path(errors.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for _, error, says, remedy in rows:
+        assert issubclass(getattr(errors, re.findall(r"`(\w+)`", error)[0]), errors.ServerError)
+        for quoted in re.findall(r"“(.+?)”", says):
+            assert any(quoted in text for text in said), quoted
+        assert remedy.strip()
 
 
 # -- the tree

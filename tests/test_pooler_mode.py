@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mt_paas_db.core import TenantManager
-from mt_paas_db.errors import PoolerModeError
+from mt_paas_db.errors import ConnectionLimitError, PoolerModeError
 from tests.conftest import bouncer_for
 from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
 from tests.models import Note
@@ -45,6 +45,22 @@ def test_statement_mode_is_named(fleet: Service, route: Route, profile: str) -> 
         finally:
             runner.close()
     assert refused.value.cluster == "main"
+
+
+@pytest.mark.parametrize("route", DIRECT, ids=str)
+def test_session_mode_serves_and_says_when_it_is_full(fleet: Service, route: Route) -> None:
+    """An idle connection of a process holds a server connection there: the next process waits for a bounded time."""
+    bouncer_for(fleet)  # skips where there is none
+    with fleet.server.pooler(
+        users={fleet.login: PASSWORD}, pool_mode="session", pool_size=2, options={"query_wait_timeout": "1"}
+    ) as pooler:
+        first, second = (behind(pooler, fleet, route, profile="pgbouncer") for _ in range(2))
+        first.run("hallym", read_notes)  # and one connection looks tenants up
+        with pytest.raises(ConnectionLimitError, match="query_wait_timeout"):
+            second.run("korea", read_notes)
+        first.close()
+        second.run("korea", read_notes)
+        second.close()
 
 
 @pytest.mark.parametrize("route", DIRECT, ids=str)
