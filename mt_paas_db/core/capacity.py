@@ -13,8 +13,8 @@ from typing import Any, Literal
 from mt_paas_db.telemetry.backend import BACKEND_BYTES, CELL_BYTES
 
 MEMBERSHIP_S = {15: 5e-6, 16: 3e-6}
-"""What each role that a login is a member of adds to its first SET ROLE, from a major version on: 4 to 6 ms at 1,000
-on PostgreSQL 15, 30 ms at 10,000 on 16 and 18, measured."""
+"""What each role that a login is a member of adds to its first SET ROLE, from a major version on: 3 to 6 ms at 1,000
+on PostgreSQL 15, 30 to 60 ms at 10,000 on 16 and 18, measured."""
 
 PATIENCE_S = 0.002
 """What a first transaction may pay for its login's memberships."""
