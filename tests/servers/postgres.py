@@ -76,7 +76,9 @@ def _let_server_account_read(folder: Path) -> None:
 def access_rules(*, password_for_others: bool) -> str:
     """Return a ``pg_hba.conf`` that lets ``postgres`` in, and others with a password or without."""
     method = "scram-sha-256" if password_for_others else "trust"
-    return f"local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 {method}\n"
+    return (
+        f"local all all trust\nhost all,replication postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 {method}\n"
+    )
 
 
 class PostgresServer:
@@ -213,3 +215,35 @@ class PostgresServer:
     def _clean_up(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Standby(PostgresServer):
+    """A streaming standby of `primary`, which must run when it is entered; `promote` makes it a primary."""
+
+    def __init__(self, primary: PostgresServer, *, settings: dict[str, str] | None = None) -> None:
+        super().__init__(primary.binaries, settings=settings)
+        self._primary = primary
+
+    def _initdb(self) -> None:
+        assert self.binaries is not None
+        done = subprocess.run(
+            [self.binaries.folder / "pg_basebackup", "-D", self._data, "-h", "127.0.0.1", "-p", str(self._primary.port),
+             "-U", "postgres", "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"],
+            capture_output=True, text=True, cwd="/", **unprivileged(),
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}{done.stderr}")
+
+    def catch_up(self, timeout_s: float = 30.0) -> None:
+        """Wait until it has all that the primary has."""
+        with psycopg.connect(self._primary.dsn()) as primary, psycopg.connect(self.dsn(), autocommit=True) as here:
+            (wanted,) = primary.execute("SELECT pg_current_wal_lsn()").fetchone() or ()
+            deadline = time.monotonic() + timeout_s
+            while here.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (wanted,)).fetchone() != (True,):
+                assert time.monotonic() < deadline, "the standby does not follow"
+                time.sleep(0.05)
+
+    def promote(self) -> None:
+        """Let it take writes; returns when it does."""
+        with psycopg.connect(self.dsn(), autocommit=True) as here:
+            assert here.execute("SELECT pg_promote()").fetchone() == (True,)
