@@ -296,11 +296,44 @@ def test_an_only_one_is_not_handed_on_while_another_cell_has_two() -> None:
 
 def test_an_only_one_goes_after_a_quantum_where_nobody_gives_one_of_two_back() -> None:
     shared, _, only, client, _ = crowded()
-    assert shared.patience_s(client) == QUANTUM_S
+    assert shared.patience_s(client, 1) == pytest.approx(QUANTUM_S)
+    assert shared.patience_s(client, 1 + QUANTUM_S) == min(REST_S, STALL_S)
     shared.claim(client, 1 + QUANTUM_S / 2)
     assert not shared.closing
     shared.claim(client, 1 + QUANTUM_S)
     assert list(shared.closing) == [only]
+
+
+def test_what_has_rested_goes_before_one_of_several_that_was_used_just_now() -> None:
+    shared, cold, hot, new = budget(4), member("cold"), member("hot"), member("new")
+    rested = taken(shared, cold, 0)
+    shared.put(rested, 0)
+    used = [taken(shared, hot, 0) for _ in range(3)]
+    shared.put(used[0], 3600)
+    queue(shared, new, 3600)
+    assert list(shared.closing) == [rested]
+
+
+def test_who_waits_beside_a_stalled_connection_looks_again_when_it_counts_as_none() -> None:
+    shared, stuck, other = Budget(2), member("stuck"), member("other")
+    held, idle = taken(shared, stuck, 0), taken(shared, other, 0)
+    shared.put(idle, 0.1)
+    client = queue(shared, stuck, 0.1)
+    later = 0.1 + shared.patience_s(client, 0.1)
+    assert later < 0.1 + shared.rest_s
+    assert not shared.closing
+    shared.claim(client, later)
+    assert free_all(shared, later) == [idle]
+    assert client.slot not in (None, held)
+
+
+def test_who_has_forgotten_counts_nothing() -> None:
+    shared, a = budget(2), member("a")
+    held = taken(shared, a, 0)
+    shared.forget(lambda _: None)
+    assert shared.held_by(a) == (0, 0)
+    assert shared.status(0).in_use == 0
+    del held
 
 
 def opened_by_as_many_cells_as_places(make: type[Budget]) -> float:

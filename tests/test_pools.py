@@ -276,8 +276,10 @@ def test_a_fork_leaves_the_parents_connections_alone(fleet: Service) -> None:
     if child == 0:  # pragma: no cover  (another process)
         code = 1
         try:
+            status = manager.pool_status()
             with manager.get_session("korea") as session:
-                code = 0 if (tenant_of(session), pid_of(session) != before) == ("korea", True) else 2
+                seen = (tenant_of(session), pid_of(session) != before, status.in_use, status.idle, status.closing)
+                code = 0 if seen == ("korea", True, 0, 0, 0) else 2
             manager.close()
         finally:
             os._exit(code)
@@ -381,6 +383,15 @@ def test_a_server_that_ends_a_connection_is_told_apart(fleet: Service, direct: R
     with pytest.raises(ServerUnavailableError, match="tenant 'hallym': the server ended the connection"):
         runner.run("hallym", scenario)
     assert eventually(lambda: runner.run("korea", tenant_of)) == "korea"
+    runner.close()
+
+
+@pytest.mark.parametrize("words", ["connection is closed", "query_wait_timeout", "terminating connection due to"])
+def test_what_a_tenant_has_written_is_no_news_of_the_connection(fleet: Service, direct: Route, words: str) -> None:
+    """A server's error quotes values: whoever tries again after a lost connection would do so for ever."""
+    runner = Runner(fleet.manager(pool_size=1, **direct.options), direct)
+    with pytest.raises(DBAPIError, match="invalid input syntax"):
+        runner.run("hallym", lambda session: session.execute(text(f"SELECT ('{words}' || current_user)::int")))
     runner.close()
 
 

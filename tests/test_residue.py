@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.orm import Session
 
+from mt_paas_db.errors import ContextLostError
 from mt_paas_db.session import guard, pin
 from mt_paas_db.session.dialects import pinning
 from mt_paas_db.session.dialects.asyncpg import PinnedAsyncpg
@@ -59,7 +60,7 @@ def test_settings_that_a_session_left_are_gone(
     assert runner.run("hallym", setting_and_timezone) == (CANARY, "Asia/Pyongyang")
 
 
-@pytest.mark.parametrize("end", ["COMMIT", " end ;", "Commit Work And No Chain"])
+@pytest.mark.parametrize("end", ["COMMIT", " end ; -- now", "/* so */ Commit Work And No Chain"])
 def test_a_commit_of_sql_text_gives_a_clean_server_connection_on(
     runner: Runner, korea: str, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
@@ -80,6 +81,16 @@ def test_a_commit_of_sql_text_gives_a_clean_server_connection_on(
     monkeypatch.setattr(pinning.Pinning, "_ends", lambda *_: False)
     met = ([("held",)], [("news",)]) if runner.route.pooled else ([], [])
     assert runner.run("korea", leave) == met
+
+
+def test_a_commit_of_sql_text_by_a_server_side_cursor_is_refused_before_it_is_sent(runner: Runner, korea: str) -> None:
+    def scenario(session: Session) -> None:
+        session.execute(text("DELETE FROM note"))
+        session.execute(text("COMMIT"), execution_options={"stream_results": True})
+
+    with pytest.raises(ContextLostError, match="server-side cursor"):
+        runner.run("korea", scenario)
+    assert [body for (body,) in runner.run("korea", lambda session: rows(session, "SELECT body FROM note"))] == [CANARY]
 
 
 def test_what_a_client_of_the_pooler_has_chosen_survives_the_scrub(

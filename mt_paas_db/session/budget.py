@@ -112,9 +112,16 @@ class Budget:
             self._relieve(now)
         return waiter.slot
 
-    def patience_s(self, waiter: Waiter) -> float:
-        """Return after how long `waiter` shall look again, as nobody tells it when a rest or a quantum is over."""
-        return self.rest_s if self._held()[waiter.member] else self.quantum_s
+    def patience_s(self, waiter: Waiter, now: float) -> float:
+        """Return after how long `waiter` shall look again: nobody tells it that a quantum, a stall or a rest is over.
+
+        Once a quantum is over for a cell that holds none, whatever comes back to anybody is looked at for it.
+        """
+        if not self._held()[waiter.member] and waiter is waiter.member.waiting[0]:
+            left = waiter.since + self.quantum_s - now
+            if left > 0:
+                return left
+        return min(self.rest_s, self._stall_s)
 
     def withdraw(self, waiter: Waiter) -> Slot | None:
         """Let `waiter` wait no more; return what it had been given, which is the caller's to give back."""
@@ -149,17 +156,15 @@ class Budget:
 
     def end(self, slot: Slot, now: float) -> None:
         """Take back a slot whose connection, if it has one, shall be closed."""
-        self._standing = None
-        place = self._places.get(id(slot))
-        if place is not None:
-            place.closing_since = now
-        self.closing.append(slot)
+        self._close(slot, now)
+        self._relieve(now)
 
     def free(self, slot: Slot, now: float) -> None:
         """Free the place of a slot that holds no connection any more, and hand it on."""
         self._standing = None
         self._places.pop(id(slot), None)
         self._hand_on(now)
+        self._relieve(now)
 
     def lost(self, place: Place, now: float) -> None:
         """Free the place of a slot that nobody gave back."""
@@ -167,6 +172,7 @@ class Budget:
         if self._places.get(place.key) is place:
             del self._places[place.key]
         self._hand_on(now)
+        self._relieve(now)
 
     def resize(self, limit: int, now: float) -> None:
         """Set another limit."""
@@ -177,11 +183,10 @@ class Budget:
         """Close what `member` has idle, and what comes back to it from now on."""
         member.keeps = False
         while member.idle:
-            self.end(member.idle.pop(), now)
+            self._close(member.idle.pop(), now)
 
     def forget(self, keep: Callable[[Slot], None]) -> None:
         """Forget every place and waiter: they are another process's. Their slots go to `keep`, now or when put back."""
-        self._standing = None
         for member in [*self._members(), *self._waiting]:
             member.keeps, member.close = False, keep
             self.closing.extend(member.idle)
@@ -189,6 +194,7 @@ class Budget:
             member.waiting.clear()
         self._places.clear()
         self._waiting.clear()
+        self._standing = None
 
     # -- deciding
 
@@ -239,7 +245,7 @@ class Budget:
                 waiter.slot = slot
                 return
         self._waiting.pop(member, None)
-        self.end(slot, now)
+        self._close(slot, now)
 
     def _open(self, member: Member, now: float) -> Slot:
         self._standing = None
@@ -261,24 +267,31 @@ class Budget:
         rested = [member for member in idle if member.idle[0].since + self.rest_s <= now]
         if len(needy) <= covering:  # what has been used just now will be again, by its own cell, and sooner than opened
             idle = rested
-        elif not self._urgent(needy, now):
-            idle = [member for member in idle if held[member] > 1] or rested
-        idle = [member for member in idle if held[member] > 1] or idle
+        else:
+            spare = [member for member in idle if held[member] > 1 or member in rested]
+            idle = spare or (idle if self._urgent(needy, now) else [])
         if idle and sum(len(member.waiting) for member in demanding) > covering:
-            spare = min(idle, key=lambda member: member.idle[0].since)
-            self._evict_slot(spare.idle.pop(0), now)
+            quietest = min(idle, key=lambda member: member.idle[0].since)
+            self._evict_slot(quietest.idle.pop(0), now)
+
+    def _close(self, slot: Slot, now: float) -> None:
+        self._standing = None
+        place = self._places.get(id(slot))
+        if place is not None:
+            place.closing_since = now
+        self.closing.append(slot)
 
     def _evict_slot(self, slot: Slot, now: float) -> None:
         slot.member.evictions += 1
         self.evictions += 1
-        self.end(slot, now)
+        self._close(slot, now)
 
     def _sweep(self, now: float) -> None:
         """Close what has been idle for too long, and note when there can be more of it."""
         oldest = now
         for member in self._members():
             while member.idle and member.idle[0].since + self._idle_s <= now:
-                self.end(member.idle.pop(0), now)
+                self._close(member.idle.pop(0), now)
             if member.idle:
                 oldest = min(oldest, member.idle[0].since)
         self._sweep_at = oldest + self._idle_s

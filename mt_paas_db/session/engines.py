@@ -87,8 +87,9 @@ class Engines:
 
     def listen(self, listener: PoolListener) -> None:
         """Have `listener` told of the events of all pools, those of look-ups too."""
-        for gate in self._gates:
-            gate.listener = listener
+        with self._lock:
+            for gate in list(self._gates):
+                gate.listener = listener
 
     def blocking(self, entry: str, role: Role = "tenant", login: str | None = None) -> Engine:
         """Return the blocking engine of a credentials entry, or of a login role there that is not the installation's.

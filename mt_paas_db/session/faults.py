@@ -23,7 +23,7 @@ from mt_paas_db.errors import (
     TenancyError,
 )
 from mt_paas_db.session.dialects.pinning import PIN_OPTION, Pinning, state_of
-from mt_paas_db.session.pooler import pooler_fault
+from mt_paas_db.session.pooler import pooler_fault, tells_of_connection
 
 APP_DSN = "app DSN"
 
@@ -90,7 +90,7 @@ _LOST = (  # in words alone: asyncpg keeps the server's last ones without their 
     ("server_login_retry", "PgBouncer could not log in to the server, and tries again in a moment"),
     ("terminating connection due to", _ENDED["57P01"]),
     (
-        "closed the connection unexpectedly|closed in the middle of operation|connection is (lost|closed)",
+        "closed the connection unexpectedly|closed in the middle of operation|connection is (lost|closed)|conn crashed",
         "the connection to the server was lost",
     ),
 )
@@ -137,9 +137,11 @@ def server_fault(error: BaseException | None, *, cluster: str, connection: Conne
     if connection is not None:
         pin = connection.get_execution_options().get(PIN_OPTION)
     whose = f"tenant {pin.tenant_id!r}: " if pin is not None else ""
-    if "query_wait_timeout" in str(error):
+    # Words count where no SQLSTATE says otherwise: those of other errors quote what a tenant has written.
+    words = str(error) if tells_of_connection(state) else ""
+    if "query_wait_timeout" in words:
         return ConnectionLimitError(cluster, f"{whose}{_UNSERVED}")
-    ended = _ENDED.get(state or "") or next((what for sign, what in _LOST if re.search(sign, str(error))), None)
+    ended = _ENDED.get(state or "") or next((what for sign, what in _LOST if re.search(sign, words)), None)
     if ended is not None:
         return ServerUnavailableError(
             cluster,

@@ -163,13 +163,14 @@ class Gate:
                 with self._lock:
                     self._busy = True
                     try:
-                        slot = self._budget.claim(waiter, now)
+                        # At the end nothing is closed for who would not wait for it any more.
+                        expired = now >= deadline
+                        slot = self._budget.withdraw(waiter) if expired else self._budget.claim(waiter, now)
                         if slot is None:
-                            if now >= deadline:
-                                self._budget.withdraw(waiter)
+                            if expired:
                                 status = self._budget.status(now)
                                 break
-                            patience_s = self._budget.patience_s(waiter)
+                            patience_s = self._budget.patience_s(waiter, now)
                     finally:
                         self._busy = False
                 if self._inbox or self._budget.closing:

@@ -77,16 +77,21 @@ class PoolerProfile:
         return {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
 
 
+def tells_of_connection(state: str | None) -> bool:
+    """Whether an error of this SQLSTATE is of the connection, or the server as a whole: classes 08 and 57, or none."""
+    return state is None or state[:2] in {"08", "57"}
+
+
 def pooler_fault(error: BaseException, entry: str) -> PoolerModeError | None:
     """Return what a driver's error says of the pooler behind `entry`'s app DSN; None where it says nothing."""
-    message = str(error)
-    if _STATEMENT_MODE in message:
+    message, state = str(error), getattr(error, "sqlstate", None)
+    if _STATEMENT_MODE in message and tells_of_connection(state):
         return PoolerModeError(
             entry,
             "the pooler behind the app DSN runs in statement mode, which allows no transactions; "
             "set pool_mode = transaction in pgbouncer.ini",
         )
-    if getattr(error, "sqlstate", None) in _STATEMENT_ASTRAY and any(mark in message for mark in _DRIVERS_STATEMENTS):
+    if state in _STATEMENT_ASTRAY and any(mark in message for mark in _DRIVERS_STATEMENTS):
         return PoolerModeError(
             entry,
             "a prepared statement is not on the server connection where the driver left it: a pooler in transaction "

@@ -24,7 +24,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from mt_paas_db.catalog.registry import sqlstate_of
-from mt_paas_db.errors import AutocommitError, ConfigurationError, NoTenantError, TenantError
+from mt_paas_db.errors import AutocommitError, ConfigurationError, ContextLostError, NoTenantError, TenantError
 from mt_paas_db.session.pin import COMMIT, COMMIT_AND_SCRUB, LEVELS, ROLLBACK, Pin, restoring
 from mt_paas_db.session.pool import wear_out
 from mt_paas_db.telemetry.probe import Telemetry
@@ -50,12 +50,13 @@ PIN_OPTION = "mt_paas_pin"
 
 UNDEFINED_TABLE = "42P01"
 
+_GAP = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
 # As PostgreSQL's grammar has them, alone; with AND CHAIN the server connection stays.
 _ENDING = re.compile(
-    r"\s*(?:(?P<keeps>COMMIT|END)|ROLLBACK|ABORT)(?:\s+(?:WORK|TRANSACTION))?(?:\s+AND\s+NO\s+CHAIN)?\s*;?\s*",
-    re.IGNORECASE,
+    rf"{_GAP}*(?:(?P<keeps>COMMIT|END)|ROLLBACK|ABORT)(?:{_GAP}+(?:WORK|TRANSACTION))?(?:{_GAP}+AND{_GAP}+NO{_GAP}+CHAIN)?"
+    rf"{_GAP}*;?{_GAP}*",
+    re.IGNORECASE | re.DOTALL,
 )
-_ENDINGS_ARE_SHORT = 64
 
 _INFO_KEY = "mt_paas_db"
 
@@ -179,12 +180,18 @@ class Pinning(_Base):
     def _ends(self, statement: str, context: Any) -> bool:
         """Send a COMMIT or ROLLBACK that came as SQL text, with the scrub that ours has; False where it is no such.
 
-        A scrub that comes later may meet another server connection: a pooler gives this one on at once.
+        A scrub that comes later may meet another server connection: a pooler gives this one on at once. One that is
+        stacked behind other statements is not noticed. Raises `ContextLostError`, before it is sent, where its answer
+        shall come by a server-side cursor.
         """
-        ending = _ENDING.fullmatch(statement) if len(statement) < _ENDINGS_ARE_SHORT else None
-        if ending is None or context is None or context.root_connection is self._probe:
+        if context is None or not (context.compiled is None or context.is_text):
+            return False
+        ending = _ENDING.fullmatch(statement)
+        if ending is None or context.root_connection is self._probe:
             return False
         state = state_of(context.root_connection)
+        if context._is_server_side and state.pinned is not None:
+            raise ContextLostError(state.pinned.tenant_id, "SQL text would end the transaction of a server-side cursor")
         self._send(state, self._scrubbing(state, COMMIT_AND_SCRUB if ending["keeps"] else ROLLBACK))
         return True
 
