@@ -83,6 +83,30 @@ def test_a_commit_of_sql_text_gives_a_clean_server_connection_on(
     assert runner.run("korea", leave) == met
 
 
+@pytest.mark.parametrize(
+    ("sql", "ends"),
+    [
+        ("COMMIT", True),
+        (" /* a */ rollback -- x", True),
+        ("Abort Transaction", True),
+        ("/* * */END WORK;", True),
+        ("COMMIT AND NO CHAIN", True),
+        ("COMMIT AND CHAIN", False),
+        ("ROLLBACK TO SAVEPOINT a", False),
+        ("COMMIT PREPARED 'x'", False),
+        ("COMMIT; SELECT 1", False),
+        ("ENDING", False),
+        ("/* x */ " * 2000 + "SELECT 1", False),
+        ("COMMIT" + " /* a */" * 2000 + "x", False),
+        ("COMMIT " + "\n" * 20_000 + "AND CHAIN", False),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_which_texts_end_a_transaction(sql: str, ends: bool) -> None:
+    """The long ones would take seconds to hours, were there several ways to read them."""
+    assert bool(pinning._ENDING.fullmatch(sql)) is ends
+
+
 def test_a_commit_of_sql_text_by_a_server_side_cursor_is_refused_before_it_is_sent(runner: Runner, korea: str) -> None:
     def scenario(session: Session) -> None:
         session.execute(text("DELETE FROM note"))

@@ -50,12 +50,13 @@ PIN_OPTION = "mt_paas_pin"
 
 UNDEFINED_TABLE = "42P01"
 
-_GAP = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)"
+# Possessive, so that no text takes longer to read than it is long.
+_GAP = r"(?:\s|--[^\n]*+(?:\n|$)|/\*(?:[^*]|\*(?!/))*+\*/)"
 # As PostgreSQL's grammar has them, alone; with AND CHAIN the server connection stays.
 _ENDING = re.compile(
-    rf"{_GAP}*(?:(?P<keeps>COMMIT|END)|ROLLBACK|ABORT)(?:{_GAP}+(?:WORK|TRANSACTION))?(?:{_GAP}+AND{_GAP}+NO{_GAP}+CHAIN)?"
-    rf"{_GAP}*;?{_GAP}*",
-    re.IGNORECASE | re.DOTALL,
+    rf"{_GAP}*+(?:(?P<keeps>COMMIT|END)|ROLLBACK|ABORT)(?:{_GAP}++(?:WORK|TRANSACTION))?"
+    rf"(?:{_GAP}++AND{_GAP}++NO{_GAP}++CHAIN)?{_GAP}*+;?{_GAP}*+",
+    re.IGNORECASE,
 )
 
 _INFO_KEY = "mt_paas_db"
