@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from types import TracebackType
@@ -17,6 +15,7 @@ from mt_paas_db.errors import ConfigurationError, InvalidIdentifierError, NoOwnL
 from mt_paas_db.session.context import tenant_in_force
 from mt_paas_db.session.dialects.pinning import Refused
 from mt_paas_db.session.engines import Engines
+from mt_paas_db.session.forks import renew_in_children
 from mt_paas_db.session.limits import Seat, SessionLimits
 from mt_paas_db.session.orm import AsyncTenantSession, TenantSession
 from mt_paas_db.session.pin import IsolationLevel, Pin, PinOptions
@@ -63,7 +62,7 @@ class Door:
         self.telemetry.observe(PoolReadings(self.engines, tables=tables))
         self.telemetry.when_watching(self.engines.listen)
         self.limits = SessionLimits(settings.pool_timeout_s)
-        _DOORS.add(self)
+        renew_in_children(self)
 
     def _refused(self, flavour: str) -> Refused:
         def explain(pin: Pin, sqlstate: str | None) -> TenantError | None:
@@ -123,21 +122,11 @@ class Door:
             self.telemetry.probe.looked_up(hit=resolved is not None)
         return resolved
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
+        """In a child: see `Telemetry.forked`, `Resolver.forked` and `SessionLimits.forked`."""
         self.telemetry.forked()
         self.resolver.forked()
         self.limits.forked()
-
-
-_DOORS: weakref.WeakSet[Door] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for door in list(_DOORS):
-        door._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check(resolved: Resolved, requires: tuple[str, ...] | None) -> None:

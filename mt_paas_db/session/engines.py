@@ -7,7 +7,6 @@ cannot be used from another one.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 import weakref
@@ -26,6 +25,7 @@ from mt_paas_db.errors import MissingExtraError, PoolExhaustedError
 from mt_paas_db.session.dialects.pinning import PinState, Refused, state_in
 from mt_paas_db.session.dialects.psycopg import check_libpq
 from mt_paas_db.session.faults import connection_fault, server_fault
+from mt_paas_db.session.forks import renew_in_children
 from mt_paas_db.session.gate import Gate, PoolListener
 from mt_paas_db.session.guard import EngineT, install
 from mt_paas_db.session.naming import commenting, unique_texts
@@ -83,7 +83,7 @@ class Engines:
             explain=_exhausted,
         )
         self._gates = weakref.WeakSet([self.gate])
-        _ENGINES.add(self)
+        renew_in_children(self)
 
     def listen(self, listener: PoolListener) -> None:
         """Have `listener` told of the events of all pools, those of look-ups too."""
@@ -287,8 +287,8 @@ class Engines:
         for engine in engines.values():
             await engine.dispose()
 
-    def _forked(self) -> None:
-        """In a child: engines and their connections are the parent's. They are kept, unused; see `Gate._forked`."""
+    def forked(self) -> None:
+        """In a child: engines and their connections are the parent's. They are kept, unused; see `Gate.forked`."""
         self._lock = threading.Lock()
         self._parents.append((self._blocking, self._asyncio))
         self._blocking, self._asyncio = {}, {}
@@ -305,14 +305,3 @@ def _exhausted(member: Member, waited_s: float, status: PoolStatus) -> PoolExhau
         waiting=status.waiting,
         oldest_use_s=max((cell.oldest_use_s for cell in status.cells), default=0.0),
     )
-
-
-_ENGINES: weakref.WeakSet[Engines] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for engines in list(_ENGINES):
-        engines._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)

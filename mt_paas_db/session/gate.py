@@ -11,7 +11,6 @@ by it, and gives its place back by that; see `places`. The lock is only ever tak
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 import weakref
@@ -24,6 +23,7 @@ from sqlalchemy.util import await_only
 
 from mt_paas_db.errors import PoolExhaustedError
 from mt_paas_db.session.budget import Budget
+from mt_paas_db.session.forks import renew_in_children
 from mt_paas_db.session.places import Member, PoolStatus, Slot, Waiter
 
 
@@ -127,7 +127,7 @@ class Gate:
                 gate._receive(gate._budget.lost, place)
 
         self._budget = Budget(limit, idle_s=idle_s, lost=lost)
-        _GATES.add(self)
+        renew_in_children(self)
 
     def take(self, member: Member) -> Slot:
         """Return a slot of `member`, waiting for it if need be. In a task, only inside the greenlet bridge.
@@ -272,21 +272,10 @@ class Gate:
                     self.listener.on_close(slot.member.cell)
                 slot.member.close(slot)
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         """In a child: what is open is the parent's. It is kept, unused: closing it here would speak on its socket."""
         self._lock, self._busy = threading.RLock(), False
         self._inbox.clear()
         self._budget.forget(self._parents.append)
         self._parents.extend(self._budget.closing)
         self._budget.closing.clear()
-
-
-_GATES: weakref.WeakSet[Gate] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for gate in list(_GATES):
-        gate._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
