@@ -148,6 +148,13 @@ class Route:
 ROUTES = [Route(driver, pooled) for pooled in (False, True) for driver in ("psycopg", "psycopg_async", "asyncpg")]
 
 
+def several_hosts(driver: str, *ports: int) -> str:
+    """Return the part of a DSN's query that names several servers on this machine, as the driver wants it."""
+    if driver == "asyncpg":
+        return "&".join(f"host=127.0.0.1:{port}" for port in ports)
+    return f"host={','.join(['127.0.0.1'] * len(ports))}&port={','.join(map(str, ports))}"
+
+
 class Runner:
     """Runs scenarios of one manager on one route, all in one event loop so that pools are really shared."""
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from mt_paas_db.core import TenantManager
 from mt_paas_db.errors import ServerUnavailableError
-from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service
+from tests.fleet import PASSWORD, ROUTES, Route, Runner, Service, several_hosts
 from tests.models import Note
 from tests.servers import PostgresServer
 from tests.servers.postgres import Standby
@@ -21,12 +21,9 @@ LONG_ENOUGH_S = 30
 
 def following(service: Service, standby: PostgresServer, route: Route) -> Runner:
     """Return what runs sessions on whichever of the two servers takes writes."""
-    ports = (service.server.port, standby.port)
     if route.driver == "asyncpg":
         pytest.importorskip("asyncpg", reason="extra 'asyncpg' is not installed")
-        hosts = "&".join(f"host=127.0.0.1:{port}" for port in ports)
-    else:
-        hosts = f"host=127.0.0.1,127.0.0.1&port={ports[0]},{ports[1]}"
+    hosts = several_hosts(route.driver, service.server.port, standby.port)
     app = f"postgresql://{service.login}:{PASSWORD}@/{service.database}?{hosts}&target_session_attrs=read-write"
     cluster = {"app_dsn": app, "admin_dsn": service.server.dsn(service.database)}
     settings = service.settings(clusters={"main": cluster}, pool_size=1, cache_ttl_s=0.5, **route.options)

@@ -28,7 +28,7 @@ from mt_paas_db.errors import (
     ServerUnavailableError,
 )
 from tests.conftest import bouncer_for
-from tests.fleet import PASSWORD, Route, Runner, Service
+from tests.fleet import PASSWORD, Route, Runner, Service, several_hosts
 from tests.servers import PgBouncer, PostgresServer
 from tests.servers.processes import free_port
 from tests.test_faults import eventually, kill_backends, tenant_of
@@ -439,12 +439,7 @@ def test_a_standby_reached_by_mistake_is_told(own_server: PostgresServer) -> Non
 
 @pytest.mark.parametrize("wanted", ["read-write", "primary"])
 def test_several_hosts_are_tried_in_turn(fleet: Service, direct: Route, wanted: str) -> None:
-    url = make_url(fleet.server.dsn(fleet.database))
-    port = free_port()
-    if direct.driver == "asyncpg":
-        hosts = f"host=127.0.0.1:{port}&host=127.0.0.1:{url.port}"
-    else:
-        hosts = f"host=127.0.0.1,127.0.0.1&port={port},{url.port}"
+    hosts = several_hosts(direct.driver, free_port(), fleet.server.port)
     query = f"?{hosts}&target_session_attrs={wanted}"
     runner = Runner(_elsewhere(fleet, direct, lambda: "", query), direct)
     assert runner.run("hallym", tenant_of) == "hallym"

@@ -203,7 +203,7 @@ class Engines:
         options: dict[str, Any] = {"pool_recycle": settings.pool_recycle_s, "pool_pre_ping": settings.pool_pre_ping}
         if role == "catalog":
             # Look-ups are rare and short: a cache stands before them. They autocommit, as they read one row.
-            gate = Gate(LOOK_UPS, timeout_s=settings.pool_timeout_s, explain=_exhausted)
+            gate = Gate(LOOK_UPS, timeout_s=settings.pool_timeout_s, explain=_look_ups_exhausted)
             gate.listener = self.gate.listener
             self._gates.add(gate)
             options.update(poolclass=BudgetPool, gate=gate, cluster=entry, cell=LOOKING_UP, loop=loop)
@@ -295,13 +295,21 @@ class Engines:
 
 
 def _exhausted(member: Member, waited_s: float, status: PoolStatus) -> PoolExhaustedError:
-    holders = sorted(((cell.cell, cell.in_use) for cell in status.cells if cell.in_use), key=lambda held: -held[1])
+    return _error(member, member.cell, waited_s, status)
+
+
+def _look_ups_exhausted(member: Member, waited_s: float, status: PoolStatus) -> PoolExhaustedError:
+    return _error(member, None, waited_s, status)
+
+
+def _error(member: Member, cell: str | None, waited_s: float, status: PoolStatus) -> PoolExhaustedError:
+    holders = sorted(((held.cell, held.in_use) for held in status.cells if held.in_use), key=lambda held: -held[1])
     return PoolExhaustedError(
         member.cluster,
-        cell=member.cell if member.cell != LOOKING_UP else None,
+        cell=cell,
         waited_s=waited_s,
         limit=status.budget or 0,
         holders=tuple(holders),
         waiting=status.waiting,
-        oldest_use_s=max((cell.oldest_use_s for cell in status.cells), default=0.0),
+        oldest_use_s=max((held.oldest_use_s for held in status.cells), default=0.0),
     )
