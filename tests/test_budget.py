@@ -20,6 +20,7 @@ from mt_paas_db.session.budget import Budget
 from mt_paas_db.session.places import Member, Slot, Waiter
 
 LIMIT, QUANTUM_S, REST_S, STALL_S, IDLE_S = 3, 0.05, 0.2, 0.5, 60.0
+LOOK_S = min(REST_S, STALL_S)
 
 
 class Connection(Slot):
@@ -30,6 +31,7 @@ class Client(Waiter):
     """Somebody who waits, and is told to look again."""
 
     told = False
+    looks_at = float("inf")  # when it looks again without being told
 
     def wake(self) -> bool:
         self.told = True
@@ -297,7 +299,7 @@ def test_an_only_one_is_not_handed_on_while_another_cell_has_two() -> None:
 def test_an_only_one_goes_after_a_quantum_where_nobody_gives_one_of_two_back() -> None:
     shared, _, only, client, _ = crowded()
     assert shared.patience_s(client, 1) == pytest.approx(QUANTUM_S)
-    assert shared.patience_s(client, 1 + QUANTUM_S) == min(REST_S, STALL_S)
+    assert shared.patience_s(client, 1 + QUANTUM_S) == LOOK_S
     shared.claim(client, 1 + QUANTUM_S / 2)
     assert not shared.closing
     shared.claim(client, 1 + QUANTUM_S)
@@ -325,6 +327,33 @@ def test_who_waits_beside_a_stalled_connection_looks_again_when_it_counts_as_non
     shared.claim(client, later)
     assert free_all(shared, later) == [idle]
     assert client.slot not in (None, held)
+
+
+def one_looks_out(make: type[Budget]) -> None:
+    shared, a = make(1, quantum_s=QUANTUM_S, rest_s=REST_S, stall_s=STALL_S), member("a")
+    held = taken(shared, a, 0)
+    first, second, third = (queue(shared, a, 0) for _ in range(3))
+    assert [shared.patience_s(client, 0) for client in (first, second, third)] == [LOOK_S, float("inf"), float("inf")]
+    shared.put(held, 0)  # the first has it
+    assert first.slot is held
+    assert third.told
+    assert [shared.patience_s(client, 0) for client in (second, third)] == [float("inf"), LOOK_S]
+    shared.withdraw(third)
+    assert second.told
+    assert shared.patience_s(second, 0) == LOOK_S
+
+
+class LosesItsLookout(Budget):
+    """Who looked out for all that wait leaves, and nobody else does it."""
+
+    def _pass_lookout_on(self, waiter: Waiter) -> None:
+        pass
+
+
+def test_one_looks_out_for_all_who_wait_and_another_when_it_leaves() -> None:
+    one_looks_out(Budget)
+    with pytest.raises(AssertionError):
+        one_looks_out(LosesItsLookout)
 
 
 def test_who_has_forgotten_counts_nothing() -> None:
@@ -432,7 +461,9 @@ class Machine(RuleBasedStateMachine):
         for client in [client for client in self.clients if client.told]:
             client.told = False
             slot = self.shared.claim(client, self.now)
-            if slot is not None:
+            if slot is None:
+                client.looks_at = self.now + self.shared.patience_s(client, self.now)
+            else:
                 self.clients.remove(client)
                 client.slot = None
                 self.used.append(slot)
@@ -486,11 +517,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.001, 0.01, QUANTUM_S, REST_S, STALL_S, IDLE_S]))
     def tick(self, seconds: float) -> None:
-        """Who waits looks again now and then, without being told."""
-        self.now += seconds
-        for client in self.clients:
-            client.told = True
-        self.settle()
+        """Who waits looks again when its patience is over, without being told."""
+        ends = self.now + seconds
+        while (due := min((client.looks_at for client in self.clients), default=ends)) < ends:
+            self.now = max(self.now, due)
+            for client in self.clients:
+                client.told = client.looks_at <= self.now
+            self.settle()
+        self.now = ends
 
     @invariant()
     def never_over_budget(self) -> None:
@@ -502,15 +536,17 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_rests_for_long_while_somebody_waits(self) -> None:
-        rested = any(slot.since + REST_S <= self.now for cell in self.cells for slot in cell.idle)
-        assert not rested or len(self.clients) <= len(self.closing)
+        rested = any(slot.since + REST_S + LOOK_S <= self.now for cell in self.cells for slot in cell.idle)
+        assert not rested or not self.clients or self.closing
 
     @invariant()
     def nobody_has_idle_ones_while_a_cell_without_any_waits(self) -> None:
-        """Except for a cell's only one, within the first quantum, where somebody has two."""
+        """Except for a cell's only one, within the first quantum and a look, where somebody has two."""
         held = Counter(id(slot.member) for slot in [*self.used, *(slot for cell in self.cells for slot in cell.idle)])
         bare = [cell for cell in self.cells if cell.waiting and not held[id(cell)]]
-        urgent = max(held.values(), default=0) < 2 or any(c.waiting[0].since + QUANTUM_S <= self.now for c in bare)
+        urgent = max(held.values(), default=0) < 2 or any(
+            c.waiting[0].since + QUANTUM_S + LOOK_S <= self.now for c in bare
+        )
         idle = any(cell.idle and (urgent or held[id(cell)] > 1) for cell in self.cells)
         assert not idle or len(bare) <= len(self.closing)
 
@@ -606,5 +642,7 @@ def test_the_machine_sees_a_broken_twin(twin: type[Budget]) -> None:
 
     broken = type(f"{twin.__name__}Machine", (Machine,), {"make": staticmethod(make)})
     with pytest.raises((AssertionError, IndexError, ExceptionGroup)):
-        run_state_machine_as_test(broken, settings=settings(STEPS, phases=[Phase.generate], database=None))
+        run_state_machine_as_test(
+            broken, settings=settings(STEPS, max_examples=1000, phases=[Phase.generate], database=None)
+        )
     kept.clear()

@@ -16,35 +16,19 @@ How places are shared:
   it has served its present cell for `quantum_s`: one that holds none, or got none for `stall_s`; or one that holds two
   fewer, and has waited for a quantum. Then it is closed, and the place handed on.
 - Of those that wait for a place, the cell with the fewest comes first; where they are equal, the longest waiter.
+- What only time changes (a quantum, a rest, a stall is over) nobody tells. One of those that wait looks out for it, for
+  all: did each, with hundreds that wait they would be busy looking.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from mt_paas_db.session.places import CellStatus, Member, Place, PoolStatus, Slot, Waiter
+from mt_paas_db.session.places import CellStatus, Member, Place, PoolStatus, Slot, Standing, Waiter
 
 OPENING_S = 0.01
 """What a new connection is taken to cost: twice the 5 ms that opening took, as a new backend knows no table yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """The places, counted.
-
-    Attributes:
-        members: Who has any.
-        held: How many that are not being closed.
-        several: Whether anybody has two of those.
-        closing: Since when the others are being closed.
-    """
-
-    members: list[Member]
-    held: Counter[Member]
-    several: bool
-    closing: list[float]
 
 
 class Budget:
@@ -80,7 +64,8 @@ class Budget:
         self._sweep_at = float("-inf")
         self._places: dict[int, Place] = {}
         self._waiting: dict[Member, None] = {}
-        self._standing: _Standing | None = None  # what `_stand` has counted, until a place changes
+        self._lookout: Waiter | None = None
+        self._standing: Standing | None = None  # what `_stand` has counted, until a place changes
 
     # -- taking
 
@@ -103,6 +88,7 @@ class Budget:
             if waiter not in member.waiting:
                 waiter.slot = self.take(member, now)
                 if waiter.slot is not None:
+                    self._pass_lookout_on(waiter)
                     return waiter.slot
                 member.waiting.append(waiter)
             self._waiting[member] = None
@@ -113,7 +99,7 @@ class Budget:
         return waiter.slot
 
     def patience_s(self, waiter: Waiter, now: float) -> float:
-        """Return after how long `waiter` shall look again: nobody tells it that a quantum, a stall or a rest is over.
+        """Return after how long `waiter` shall look again without being told; infinity where another looks out for all.
 
         Once a quantum is over for a cell that holds none, whatever comes back to anybody is looked at for it.
         """
@@ -121,7 +107,9 @@ class Budget:
             left = waiter.since + self.quantum_s - now
             if left > 0:
                 return left
-        return min(self.rest_s, self._stall_s)
+        if self._lookout is None or self._lookout.member.gone():
+            self._lookout = waiter
+        return min(self.rest_s, self._stall_s) if self._lookout is waiter else float("inf")
 
     def withdraw(self, waiter: Waiter) -> Slot | None:
         """Let `waiter` wait no more; return what it had been given, which is the caller's to give back."""
@@ -130,6 +118,7 @@ class Budget:
             member.waiting.remove(waiter)
         if not member.waiting:
             self._waiting.pop(member, None)
+        self._pass_lookout_on(waiter)
         slot, waiter.slot = waiter.slot, None
         return slot
 
@@ -194,7 +183,7 @@ class Budget:
             member.waiting.clear()
         self._places.clear()
         self._waiting.clear()
-        self._standing = None
+        self._lookout = self._standing = None
 
     # -- deciding
 
@@ -240,12 +229,22 @@ class Budget:
             member.waiting.popleft()
             if not member.waiting:
                 self._waiting.pop(member, None)
+            self._pass_lookout_on(waiter)
             if there:
                 member.served_at = now
                 waiter.slot = slot
                 return
         self._waiting.pop(member, None)
         self._close(slot, now)
+
+    def _pass_lookout_on(self, waiter: Waiter) -> None:
+        """Have another look out where it was `waiter`, which leaves: the last in a line, as it stays for longest."""
+        if self._lookout is waiter:
+            self._lookout = None
+            for other in (other for member in self._waiting for other in reversed(member.waiting)):
+                if other.wake():
+                    self._lookout = other
+                    return
 
     def _open(self, member: Member, now: float) -> Slot:
         self._standing = None
@@ -317,19 +316,11 @@ class Budget:
             del self._waiting[member]
         return list(self._waiting)
 
-    def _stand(self) -> _Standing:
+    def _stand(self) -> Standing:
         """Return who has how many. Counted anew after each change of a place, which forgets it before it is made."""
-        standing = self._standing
-        if standing is None:
-            places = self._places.values()
-            held = Counter(place.member for place in places if place.closing_since is None)
-            standing = self._standing = _Standing(
-                members=list(dict.fromkeys(place.member for place in places)),
-                held=held,
-                several=any(number > 1 for number in held.values()),
-                closing=[place.closing_since for place in places if place.closing_since is not None],
-            )
-        return standing
+        if self._standing is None:
+            self._standing = Standing.of(self._places.values())
+        return self._standing
 
     def _members(self) -> list[Member]:
         return self._stand().members

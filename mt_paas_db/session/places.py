@@ -7,8 +7,8 @@ moment gives its place back by that. So there is no count that an exception coul
 from __future__ import annotations
 
 import weakref
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 
@@ -108,6 +108,34 @@ class Place(weakref.ref[Slot]):
     key: int
     member: Member
     closing_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Places, counted.
+
+    Attributes:
+        members: Who has any.
+        held: How many that are not being closed.
+        several: Whether anybody has two of those.
+        closing: Since when the others are being closed.
+    """
+
+    members: list[Member]
+    held: Counter[Member]
+    several: bool
+    closing: list[float]
+
+    @classmethod
+    def of(cls, places: Collection[Place]) -> Standing:
+        """Count them."""
+        held = Counter(place.member for place in places if place.closing_since is None)
+        return cls(
+            members=list(dict.fromkeys(place.member for place in places)),
+            held=held,
+            several=any(number > 1 for number in held.values()),
+            closing=[place.closing_since for place in places if place.closing_since is not None],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
