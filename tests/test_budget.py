@@ -519,7 +519,7 @@ class Machine(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         """Who waits looks again when its patience is over, without being told."""
         ends = self.now + seconds
-        while (due := min((client.looks_at for client in self.clients), default=ends)) < ends:
+        while (due := min((client.looks_at for client in self.clients), default=ends + 1)) <= ends:
             self.now = max(self.now, due)
             for client in self.clients:
                 client.told = client.looks_at <= self.now
@@ -537,7 +537,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nothing_rests_for_long_while_somebody_waits(self) -> None:
         rested = any(slot.since + REST_S + LOOK_S <= self.now for cell in self.cells for slot in cell.idle)
-        assert not rested or not self.clients or self.closing
+        assert not rested or len(self.clients) <= len(self.closing)
 
     @invariant()
     def nobody_has_idle_ones_while_a_cell_without_any_waits(self) -> None:
@@ -596,10 +596,11 @@ class ForgetsTheFailed(Budget):
 class ClosesWhatIsUsed(Budget):
     """Closes the connection taken first for who waits, in use or not."""
 
-    def _relieve(self, now: float) -> None:
+    def _relieve(self, now: float) -> bool:
         slots = [slot for place in self._places.values() if (slot := place()) and place.closing_since is None]
         if slots:
             self._evict_slot(slots[0], now)
+        return False
 
 
 class WakesNobody(Budget):
@@ -626,8 +627,8 @@ class CountsOneMore(Budget):
 class KeepsIdle(Budget):
     """An idle connection is kept, whoever waits."""
 
-    def _relieve(self, now: float) -> None:
-        pass
+    def _relieve(self, now: float) -> bool:
+        return False
 
 
 kept: list[Slot] = []

@@ -95,7 +95,8 @@ class Budget:
             if len(self._places) >= self.limit:
                 self._bury()
             self._hand_on(now)
-            self._relieve(now)
+            while self._relieve(now):  # for all that wait: most of them do not look
+                pass
         return waiter.slot
 
     def patience_s(self, waiter: Waiter, now: float) -> float:
@@ -255,12 +256,12 @@ class Budget:
         self._places[place.key] = place
         return slot
 
-    def _relieve(self, now: float) -> None:
-        """Close an idle connection where somebody who waits may have its place."""
+    def _relieve(self, now: float) -> bool:
+        """Close an idle connection where somebody who waits may have its place; return whether there was one."""
         demanding = self._demanding()
         idle = [member for member in self._members() if member.idle] if demanding else []
         if not idle:
-            return
+            return False
         held, covering = self._held(), self._covering(now)
         needy = [member for member in demanding if self._counts(member, held, now) == 0]
         rested = [member for member in idle if member.idle[0].since + self.rest_s <= now]
@@ -272,6 +273,8 @@ class Budget:
         if idle and sum(len(member.waiting) for member in demanding) > covering:
             quietest = min(idle, key=lambda member: member.idle[0].since)
             self._evict_slot(quietest.idle.pop(0), now)
+            return True
+        return False
 
     def _close(self, slot: Slot, now: float) -> None:
         self._standing = None
