@@ -356,6 +356,19 @@ def test_one_looks_out_for_all_who_wait_and_another_when_it_leaves() -> None:
         one_looks_out(LosesItsLookout)
 
 
+def test_one_look_closes_what_rests_for_all_who_wait() -> None:
+    shared, quiet, busy = budget(4), member("quiet"), member("busy")
+    resting = [taken(shared, quiet, 0) for _ in range(2)]
+    for slot in resting:
+        shared.put(slot, 0)
+    used = [taken(shared, busy, 0) for _ in range(2)]
+    clients = [queue(shared, busy, 0) for _ in range(3)]
+    assert not shared.closing
+    shared.claim(clients[0], REST_S)
+    assert list(shared.closing) == resting
+    assert not set(used) & set(shared.closing)
+
+
 def test_who_has_forgotten_counts_nothing() -> None:
     shared, a = budget(2), member("a")
     held = taken(shared, a, 0)
