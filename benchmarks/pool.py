@@ -16,7 +16,6 @@ import argparse
 import os
 import re
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -41,7 +40,6 @@ LIMIT = 0.85
 BUSY = 100
 """From so many clients on there is a bar."""
 
-_BACKLOG_S = 3.0  # of a thousand clients that were refused some connections are half-way, and come up later
 _FAN_IN = 4  # clients' connections to PgBouncer for each of its own
 _SOME, _FULL = (1, 100, 1000), (1, 10, 100, 1000)
 
@@ -256,7 +254,6 @@ class Bench:
         self.loaders.all("close")
         if topology.way == OWN and set(sample.errors) == {"53300"}:
             found.refused = f"{connections} connections (SQLSTATE 53300, too many connections)"
-            time.sleep(_BACKLOG_S)
         elif sample.errors:
             raise RuntimeError(f"{topology}, {point}: {dict(sample.errors)}; {sample.error}")
         else:

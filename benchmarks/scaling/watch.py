@@ -17,10 +17,15 @@ from tests.fleet import Service
 _EVERY_S = 0.1
 _GONE_S, _QUIET = 10.0, 5
 
+_LEFT_S = 2.0
+"""After how long sessions of before are ended: a client whose connecting was cancelled may never close its end."""
+
 _SESSIONS = (
     "SELECT pid, usename FROM pg_catalog.pg_stat_activity"
     " WHERE datname = %s AND backend_type = 'client backend' AND usename <> 'postgres'"
 )
+
+_END = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest(%s::integer[]) AS pid"
 
 _BEGUN = "SELECT sessions FROM pg_catalog.pg_stat_database WHERE datname = %s"
 
@@ -106,9 +111,15 @@ class Watch:
 
     def reset(self) -> None:
         """Begin to count anew, once the sessions of before have ended: the server takes its time over many."""
-        deadline, quiet = time.monotonic() + _GONE_S, 0
-        while quiet < _QUIET and time.monotonic() < deadline:  # some that were refused a place have yet to be seen
-            quiet = 0 if self.sessions() else quiet + 1
+        began, quiet = time.monotonic(), 0
+        while quiet < _QUIET:  # some that were refused a place have yet to be seen
+            left, waited_s = self.sessions(), time.monotonic() - began
+            if waited_s > _GONE_S:
+                raise RuntimeError(f"{len(left)} sessions of before do not end")
+            if left and waited_s > _LEFT_S:
+                with self._lock:
+                    self._connection.execute(_END, (left,))
+            quiet = 0 if left else quiet + 1
             time.sleep(_EVERY_S)
         with self._lock:
             self._most = 0
