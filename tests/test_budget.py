@@ -364,6 +364,7 @@ def test_one_look_closes_what_rests_for_all_who_wait() -> None:
     used = [taken(shared, busy, 0) for _ in range(2)]
     clients = [queue(shared, busy, 0) for _ in range(3)]
     assert not shared.closing
+    assert shared.patience_s(clients[0], 0) == REST_S
     shared.claim(clients[0], REST_S)
     assert list(shared.closing) == resting
     assert not set(used) & set(shared.closing)

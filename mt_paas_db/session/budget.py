@@ -95,7 +95,7 @@ class Budget:
             if len(self._places) >= self.limit:
                 self._bury()
             self._hand_on(now)
-            while self._relieve(now):  # for all that wait: most of them do not look
+            while self._relieve(now) and waiter is self._lookout:  # for all that wait, which do not look themselves
                 pass
         return waiter.slot
 
